@@ -1,0 +1,1 @@
+"""Everything that knows BIDS: finding recordings, and the files this program writes."""

@@ -1,0 +1,1 @@
+"""Heads, bundles, and everything about outcomes."""

@@ -1,0 +1,272 @@
+"""The recipe: every scientific choice between a recording and its features, as plain data.
+
+A recipe comes with a bundle, from a JSON file, or is the default one. Its `Recipe.digest` is the sha256 of its
+sorted JSON: features of equal digest are comparable, and two digests never share an output folder.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from bids_fmmtc.errors import MissingInputError, RecipeError
+
+SpaceRule = Literal["warp", "affine", "fail"]
+WarpSource = Literal["auto", "packaged", "templateflow"]
+Strategy = Literal["none", "simple", "scrubbing", "compcor", "ica_aroma"]
+GlobalSignal = Literal["basic", "power2", "derivatives", "full"]
+ConnectivityKind = Literal["pearson", "gram", "partial", "tangent"]
+
+
+@dataclass(frozen=True, slots=True)
+class AtlasSpec:
+    """Which parcellation; ``sha256`` (of labels, affine and table) and ``n_parcels`` are filled in when it is read."""
+
+    name: str = "A424"
+    sha256: str | None = None
+    n_parcels: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SpaceSpec:
+    """What to do with a recording that is not in the atlas's space.
+
+    ``warp`` is where the displacement comes from: ``packaged`` (made for this project), ``templateflow`` (must be
+    there), or ``auto`` (TemplateFlow's when present, else packaged).
+    """
+
+    on_mismatch: SpaceRule = "warp"
+    warp: WarpSource = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Denoising:
+    """Confound regression, filters and censoring, applied to parcel series.
+
+    Parameters
+    ----------
+    strategy
+        ``none`` as FMM_TC is published, else the nilearn ``load_confounds_strategy`` of that name.
+    global_signal
+        nilearn's global signal model, or None to leave it in.
+    high_pass, low_pass
+        Butterworth limits in Hz. With ``high_pass`` fMRIPrep's cosine regressors are left out.
+    detrend
+        Remove a linear trend (and the mean) while cleaning; only when something is cleaned.
+    drop_non_steady_state
+        Drop the leading frames that fMRIPrep marks as non-steady-state.
+    require_confounds
+        Refuse a recording without confounds even where none is regressed: its motion cannot be judged.
+    """
+
+    strategy: Strategy = "none"
+    global_signal: GlobalSignal | None = None
+    high_pass: float | None = None
+    low_pass: float | None = None
+    detrend: bool = True
+    drop_non_steady_state: bool = True
+    require_confounds: bool = True
+
+    @property
+    def bold_desc(self) -> str:
+        """``desc-`` of the image this strategy starts from."""
+        return "smoothAROMAnonaggr" if self.strategy == "ica_aroma" else "preproc"
+
+    @property
+    def cleans(self) -> bool:
+        """Whether anything is regressed or filtered."""
+        return self.strategy != "none" or self.high_pass is not None or self.low_pass is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """Windows of ``length`` frames every ``stride`` frames; what a recording shorter than one window gets.
+
+    ``short="reflect"`` extends a stretch of at least ``short_least`` frames by reflection; ``refuse`` fails.
+    """
+
+    length: int = 200
+    stride: int = 200
+    short: Literal["refuse", "reflect"] = "refuse"
+    short_least: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Connectivity:
+    """Kind of connectivity. ``fisher_z`` (arctanh, diagonal 0) applies to correlations only."""
+
+    kind: ConnectivityKind = "pearson"
+    fisher_z: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ModalitySpec:
+    """One modality by its name in ``modalities.TABLE``, with its own options and the checksum of its weights."""
+
+    name: str
+    weights_sha256: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "options", MappingProxyType(dict(self.options)))
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Everything that turns a recording into features.
+
+    Parameters
+    ----------
+    atlas, space, denoising, windows, connectivity
+        See their types.
+    target_repetition_time
+        Resample cleaned series to this repetition time in s; None keeps each recording's own.
+    scaling
+        For the encoder: ``global_sd`` (each parcel demeaned in time, then one standard deviation over all parcels
+        and frames: what BrainLM's checkpoint-1400 saw), ``median_iqr`` per parcel, or ``none`` (as published).
+    least_coverage
+        A parcel with less coverage than this is lost; a parcel without any voxel always is.
+    most_lost
+        A recording that loses more than this share of parcels is refused: its affine, mask or space is wrong.
+    modalities
+        What is computed from each window.
+    """
+
+    atlas: AtlasSpec = AtlasSpec()
+    space: SpaceSpec = SpaceSpec()
+    denoising: Denoising = Denoising()
+    windows: Windows = Windows()
+    connectivity: Connectivity = Connectivity()
+    target_repetition_time: float | None = None
+    scaling: Literal["global_sd", "median_iqr", "none"] = "global_sd"
+    least_coverage: float = 0.0
+    most_lost: float = 0.25
+    modalities: tuple[ModalitySpec, ...] = (ModalitySpec("fc"),)
+
+    def __post_init__(self) -> None:
+        w, d = self.windows, self.denoising
+        for ok, message in (
+            (w.length >= 2 and w.stride >= 1, "windows.length must be at least 2 and windows.stride at least 1"),
+            (2 <= w.short_least <= w.length, "windows.short_least must lie between 2 and windows.length"),
+            (0 <= self.least_coverage <= 1, "least_coverage must lie in 0..1"),
+            (0 <= self.most_lost <= 1, "most_lost must lie in 0..1"),
+            (
+                self.target_repetition_time is None or self.target_repetition_time > 0,
+                "target_repetition_time must be positive",
+            ),
+            (d.high_pass is None or d.high_pass > 0, "denoising.high_pass must be positive"),
+            (d.low_pass is None or d.low_pass > (d.high_pass or 0), "denoising.low_pass must exceed high_pass"),
+            (len(self.modalities) > 0, "modalities must name at least one modality"),
+            (len({m.name for m in self.modalities}) == len(self.modalities), "a modality is named twice"),
+        ):
+            if not ok:
+                raise RecipeError(f"recipe: {message}.")
+
+    @property
+    def digest(self) -> str:
+        """Sha256 of the sorted JSON, as hexadecimal."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready mapping with every field spelled out; `from_json` is its inverse."""
+        data = _plain(self)
+        if not isinstance(data, dict):
+            raise TypeError("a recipe is a mapping")
+        return data
+
+    @classmethod
+    def from_json(cls, data: Any, source: str = "recipe") -> Recipe:
+        """Build a recipe from a mapping; fields that are left out keep their defaults.
+
+        Raises
+        ------
+        RecipeError
+            On an unknown field, a wrong type or a value out of range; names the field.
+        """
+        recipe: Recipe = _build(cls, data, source)
+        return recipe
+
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """Read a recipe from a JSON file."""
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise MissingInputError(f"recipe {path} does not exist.") from None
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"recipe {path} is not readable JSON: {error}.") from None
+        return cls.from_json(data, str(path))
+
+
+def differences(one: Recipe, other: Recipe) -> list[str]:
+    """Name the fields in which two recipes differ, as ``field: value of one, value of other``."""
+    return _differences(one.to_json(), other.to_json(), "")
+
+
+def _differences(a: Any, b: Any, where: str) -> list[str]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        found = []
+        for name in sorted({*a, *b}):
+            found += _differences(a.get(name), b.get(name), f"{where}.{name}" if where else name)
+        return found
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return [line for i, (x, y) in enumerate(zip(a, b, strict=True)) for line in _differences(x, y, f"{where}[{i}]")]
+    return [] if a == b else [f"{where}: {json.dumps(a)} there, {json.dumps(b)} here"]
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _build(kind: Any, data: Any, where: str) -> Any:
+    """Build the value of type ``kind`` from JSON; the recipe's own type hints are the schema."""
+    if dataclasses.is_dataclass(kind):
+        if not isinstance(data, Mapping):
+            raise RecipeError(f"{where}: expected an object, found {json.dumps(data)}.")
+        hints = get_type_hints(kind)
+        unknown = sorted(set(data) - set(hints))
+        if unknown:
+            raise RecipeError(f"{where}: unknown field {', '.join(unknown)}; known are {', '.join(hints)}.")
+        required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
+        for name in required:
+            if name not in data:
+                raise RecipeError(f"{where}: field {name} is missing.")
+        return kind(**{k: _build(hints[k], v, f"{where}.{k}") for k, v in data.items()})  # type: ignore[operator]
+    origin, args = get_origin(kind), get_args(kind)
+    if origin is tuple:
+        if not isinstance(data, list):
+            raise RecipeError(f"{where}: expected a list, found {json.dumps(data)}.")
+        return tuple(_build(args[0], v, f"{where}[{i}]") for i, v in enumerate(data))
+    if origin in (Union, UnionType):
+        if data is None:
+            return None
+        return _build(next(a for a in args if a is not type(None)), data, where)
+    return _scalar(kind, data, where)
+
+
+def _scalar(kind: Any, data: Any, where: str) -> Any:
+    origin = get_origin(kind)
+    if origin is Literal:
+        choices = get_args(kind)
+        if data not in choices:
+            raise RecipeError(f"{where}: {json.dumps(data)} is none of {', '.join(map(str, choices))}.")
+        return data
+    if kind is float and isinstance(data, int) and not isinstance(data, bool):
+        return float(data)
+    expected = Mapping if origin is not None else kind
+    if not isinstance(data, expected) or (isinstance(data, bool) and kind is not bool):
+        raise RecipeError(f"{where}: expected {getattr(kind, '__name__', kind)}, found {json.dumps(data)}.")
+    return data

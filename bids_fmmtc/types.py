@@ -1,0 +1,279 @@
+"""The values that travel between the rooms: frozen, checked on construction, numpy only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One preprocessed BOLD recording in one space; nothing is loaded.
+
+    Parameters
+    ----------
+    subject, session, task, run
+        BIDS labels without their ``sub-`` and so on, spelled as in the file name.
+    entities
+        The further entities that tell recordings of one session apart (``acq``, ``ce``, ``rec``, ``dir``), in the
+        order of the file name.
+    space, resolution
+        ``space-`` and ``res-`` labels of the image.
+    bold, mask, confounds
+        Absolute paths. ``mask`` and ``confounds`` are None when the dataset has none.
+    repetition_time
+        Seconds, from the sidecar; None when the sidecar does not tell.
+    dataset
+        Root folder of the derivative dataset the recording comes from.
+    """
+
+    subject: str
+    session: str | None
+    task: str
+    run: str | None
+    entities: tuple[tuple[str, str], ...]
+    space: str
+    resolution: str | None
+    bold: Path
+    mask: Path | None
+    confounds: Path | None
+    repetition_time: float | None
+    dataset: Path
+
+    def __post_init__(self) -> None:
+        if self.repetition_time is not None and not self.repetition_time > 0:
+            raise ValueError(f"repetition time must be positive, found {self.repetition_time}")
+
+    @property
+    def key(self) -> str:
+        """Source entities as in the file name, without space: ``sub-01_ses-a_task-rest_run-1``."""
+        run = "" if self.run is None else f"_run-{self.run}"
+        return self.session_key + run
+
+    @property
+    def session_key(self) -> str:
+        """Like `key` without the run: what the runs pooled into one prediction share."""
+        session = "" if self.session is None else f"_ses-{self.session}"
+        more = "".join(f"_{name}-{value}" for name, value in self.entities)
+        return f"sub-{self.subject}{session}_task-{self.task}{more}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready mapping; `from_json` is its inverse."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Recording:
+        """Rebuild a recording from `to_json`."""
+        values = dict(data)
+        for name in ("bold", "mask", "confounds", "dataset"):
+            values[name] = None if values[name] is None else Path(values[name])
+        values["entities"] = tuple((str(a), str(b)) for a, b in values["entities"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A candidate file that was found and is not used, and why; not an error."""
+
+    subject: str
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a participant, session or recording has no result.
+
+    Parameters
+    ----------
+    key
+        ``sub-01`` or a recording's or session's key.
+    stage
+        ``discover``, ``extract``, ``predict``, ``write`` or ``process``.
+    kind
+        Short machine-readable reason: the ``kind`` of the error, ``killed`` or ``unexpected``.
+    message, hint
+        One line each: what happened, what to do.
+    traceback_file
+        Path of the full traceback for errors nobody foresaw.
+    """
+
+    key: str
+    stage: str
+    kind: str
+    message: str
+    hint: str = ""
+    traceback_file: str | None = None
+
+    @property
+    def reason(self) -> str:
+        """One line for tables: kind, message and hint."""
+        return " ".join(f"{self.kind}: {self.message} {self.hint}".split())
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What discovery found: recordings to process, files left aside, and participants that cannot run."""
+
+    recordings: tuple[Recording, ...]
+    skipped: tuple[Skipped, ...] = ()
+    failures: tuple[Failure, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RoiSeries:
+    """Parcel time series; column j is row j of the atlas table, always.
+
+    Parameters
+    ----------
+    values
+        (T, R) float32, units of the BOLD file; NaN in the columns of lost parcels.
+    coverage
+        (R,) float32 in 0..1: share of the parcel's voxels on the recording's grid that hold signal inside the
+        brain mask.
+    repetition_time
+        Seconds.
+    """
+
+    values: Float32
+    coverage: Float32
+    repetition_time: float
+
+    def __post_init__(self) -> None:
+        if self.values.ndim != 2 or self.coverage.shape != (self.values.shape[1],):
+            raise ValueError(
+                f"values must be (T, R) and coverage (R,), found {self.values.shape} and {self.coverage.shape}"
+            )
+        if self.values.dtype != np.float32 or self.coverage.dtype != np.float32:
+            raise ValueError("parcel series and coverage are float32")
+        if not self.repetition_time > 0:
+            raise ValueError(f"repetition time must be positive, found {self.repetition_time}")
+
+    @property
+    def lost(self) -> NDArray[np.bool_]:
+        """(R,) True where a parcel has no usable signal."""
+        lost: NDArray[np.bool_] = np.isnan(self.values).all(axis=0)
+        return lost
+
+
+class Windowed(Protocol):
+    """What a series modality reads of an opened recording.
+
+    ``frames`` (F, R) float32 are the cleaned frames with lost parcels set to 0, ``scaled`` (F, R) the same as the
+    recipe scales them for an encoder, ``lost`` (R,) marks lost parcels, ``xyz`` (R, 3) are parcel centres in MNI
+    millimetres.
+    """
+
+    @property
+    def frames(self) -> Float32: ...  # noqa: D102
+    @property
+    def scaled(self) -> Float32: ...  # noqa: D102
+    @property
+    def lost(self) -> NDArray[np.bool_]: ...  # noqa: D102
+    @property
+    def xyz(self) -> Float32: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Fixed-shape arrays of one recording, one entry per window.
+
+    Parameters
+    ----------
+    key
+        The recording's key.
+    windows
+        (W, 2) int32 start and stop frame of each window, on the grid the encoder saw.
+    arrays
+        Modality name -> (W, ...) float32: ``brainlm`` (W, H), ``fc`` (W, R, R).
+    quality
+        Numbers and flags of the recording, JSON-ready.
+    digest
+        Digest of the recipe; equal digest means comparable features.
+    """
+
+    key: str
+    windows: Int32
+    arrays: Mapping[str, Float32]
+    quality: Mapping[str, Any]
+    digest: str
+
+    def __post_init__(self) -> None:
+        if self.windows.ndim != 2 or self.windows.shape[1] != 2 or len(self.windows) == 0:
+            raise ValueError(f"windows must be (W, 2) with W > 0, found {self.windows.shape}")
+        for name, array in self.arrays.items():
+            if len(array) != len(self.windows):
+                raise ValueError(f"{name} holds {len(array)} windows, expected {len(self.windows)}")
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} holds values that are not finite")
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a bundle says of one session.
+
+    Parameters
+    ----------
+    key
+        The session's key (no run: its runs are pooled).
+    probability
+        Calibrated P(responder) in 0..1, from the mean over windows.
+    per_window
+        (W,) float32 calibrated probability of each window.
+    threshold
+        The bundle's decision threshold.
+    label
+        Class name on this side of the threshold.
+    prediction_set
+        Class names of the conformal set; None when the bundle holds no conformal quantiles.
+    flags
+        Reasons for care, short names.
+    digest
+        Digest of the bundle.
+    """
+
+    key: str
+    probability: float
+    per_window: Float32
+    threshold: float
+    label: str
+    prediction_set: tuple[str, ...] | None
+    flags: tuple[str, ...]
+    digest: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.probability <= 1:
+            raise ValueError(f"a probability lies in 0..1, found {self.probability}")
+
+
+Outcome = Prediction | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What one child process leaves behind: a row per recording and session, ready for JSON.
+
+    Parameters
+    ----------
+    subject
+        Label without ``sub-``.
+    rows
+        One mapping per recording or session: key, stage reached, status, values.
+    failures
+        Why rows are missing values.
+    outputs
+        Files written, relative to the output folder.
+    """
+
+    subject: str
+    rows: tuple[Mapping[str, Any], ...] = ()
+    failures: tuple[Failure, ...] = ()
+    outputs: tuple[str, ...] = field(default_factory=tuple)
