@@ -160,8 +160,7 @@ class RoiSeries:
     @property
     def lost(self) -> NDArray[np.bool_]:
         """(R,) True where a parcel has no usable signal."""
-        lost: NDArray[np.bool_] = np.isnan(self.values).all(axis=0)
-        return lost
+        return np.asarray(np.isnan(self.values).all(axis=0))
 
 
 class Windowed(Protocol):

@@ -1,0 +1,283 @@
+"""The parcellation: its label image and table, and its labels on a recording's grid."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
+
+from bids_fmmtc.errors import AtlasError, MissingInputError
+from bids_fmmtc.types import Float32
+
+PUBLISHED_IMAGE, PUBLISHED_TABLE = "A424+2mm.nii.gz", "A424_Coordinates.dat"
+PUBLISHED_SPACE = "MNI152NLin6Asym"  # its grid is FSL's MNI152 at 2 mm
+
+# A voxel centre may fall exactly between two atlas voxels. Nudging every point by the same hair in world space
+# sends it to the same side however the atlas is stored (flipped, permuted).
+TIE_BREAK_MM = 1e-4
+
+Warp = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Maps points (N, 3) of the recording's space to the atlas's space, RAS+ millimetres."""
+
+
+@dataclass(frozen=True, slots=True)
+class Atlas:
+    """A parcellation in a template space.
+
+    Parameters
+    ----------
+    name, space
+        Labels as in ``atlas-`` and ``tpl-``.
+    labels
+        (X, Y, Z) int32: row number + 1 of the voxel's parcel, 0 for background.
+    affine
+        (4, 4) voxel to RAS+ millimetres.
+    index
+        (R,) label values as in the atlas's own image and table.
+    names, networks
+        R parcel names; R network names or None.
+    xyz
+        (R, 3) float32 parcel centres, RAS+ millimetres.
+    sha256
+        Of labels, affine and table: the atlas's identity in recipes.
+    """
+
+    name: str
+    space: str
+    labels: NDArray[np.int32]
+    affine: NDArray[np.float64]
+    index: tuple[int, ...]
+    names: tuple[str, ...]
+    networks: tuple[str, ...] | None
+    xyz: Float32
+    sha256: str
+
+    @property
+    def n_parcels(self) -> int:
+        """R, the number of rows of the table."""
+        return len(self.index)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelGrid:
+    """Atlas labels on a recording's grid.
+
+    ``labels`` (X, Y, Z) int32 holds row + 1 or 0; ``expected`` (R,) is how many voxels of this size and grid each
+    parcel would fill if the field of view had no end.
+    """
+
+    labels: NDArray[np.int32]
+    expected: NDArray[np.int64]
+
+
+def read_atlas(folder: Path, name: str | None = None) -> Atlas:
+    """Read an atlas folder.
+
+    Parameters
+    ----------
+    folder
+        Either holds the published pair ``A424+2mm.nii.gz`` and ``A424_Coordinates.dat``, or is a BIDS atlas folder
+        (or has ``tpl-<space>`` folders): one ``*_dseg.nii[.gz]`` and its ``*_dseg.tsv`` with columns ``index`` and
+        ``name``, optionally ``x``, ``y``, ``z`` (else parcel centroids) and ``network``.
+    name
+        Name to give it; by default the ``atlas-`` or ``seg-`` label of the file, else the folder's name.
+
+    Raises
+    ------
+    MissingInputError, AtlasError
+        A file is absent, or image and table contradict each other.
+    """
+    if not folder.is_dir():
+        raise MissingInputError(f"atlas folder {folder} does not exist.", "Give --atlas the folder that holds it.")
+    if (folder / PUBLISHED_IMAGE).is_file():
+        return _read_published(folder, name or "A424")
+    images = sorted(p for d in (folder, *folder.glob("tpl-*")) for p in d.glob("*_dseg.nii*"))
+    if not images:
+        raise AtlasError(
+            f"atlas folder {folder} holds neither {PUBLISHED_IMAGE} nor a *_dseg.nii.gz.",
+            "Give a BIDS atlas folder (dseg image and tsv), or fetch A424 with bids_fmmtc-fetch atlas.",
+        )
+    if len(images) > 1:
+        images = [p for p in images if re.search(r"_res-0*2_", p.name)] or images
+    if len(images) > 1:
+        raise AtlasError(
+            f"atlas folder {folder} holds several images: {', '.join(p.name for p in images)}.",
+            "Give a folder with one of them.",
+        )
+    return _read_bids(images[0], name)
+
+
+def _read_published(folder: Path, name: str) -> Atlas:
+    table_file = folder / PUBLISHED_TABLE
+    if not table_file.is_file():
+        raise AtlasError(f"{folder} holds {PUBLISHED_IMAGE} but no {PUBLISHED_TABLE}.", "Put both into one folder.")
+    try:
+        table = np.loadtxt(table_file, dtype=np.float64, ndmin=2)
+    except ValueError as error:
+        raise AtlasError(f"{table_file} is not a table of index, x, y, z: {error}.") from None
+    if table.shape[1] != 4:
+        raise AtlasError(f"{table_file} has {table.shape[1]} columns, expected index, x, y, z.")
+    index = tuple(int(v) for v in table[:, 0])
+    width = len(str(max(index)))
+    names = tuple(f"{name}_{i:0{width}d}" for i in index)
+    return _assemble(folder / PUBLISHED_IMAGE, name, PUBLISHED_SPACE, index, names, None, table[:, 1:])
+
+
+def _read_bids(image: Path, name: str | None) -> Atlas:
+    stem = re.sub(r"\.nii(\.gz)?$", "", image.name)
+    table_file = _sibling_table(image, stem)
+    with table_file.open(encoding="utf-8", newline="") as f:
+        rows = list(csv.DictReader(f, delimiter="\t"))
+    if not rows or "index" not in rows[0] or "name" not in rows[0]:
+        found = ", ".join(rows[0]) if rows else "nothing"
+        raise AtlasError(f"{table_file} needs the columns index and name, found {found}.")
+    rows = [r for r in rows if r["index"].strip() not in {"0", ""}]
+    entities = dict(part.split("-", 1) for part in stem.split("_") if "-" in part)
+    space = entities.get("tpl") or entities.get("space")
+    if space is None:
+        raise AtlasError(f"{image.name} does not name its space.", "Add tpl-<space>_ (or space-<space>_) to its name.")
+    try:
+        index = tuple(int(float(r["index"])) for r in rows)
+        xyz = None
+        if all(c in rows[0] for c in ("x", "y", "z")):
+            xyz = np.array([[float(r[c]) for c in ("x", "y", "z")] for r in rows])
+    except ValueError as error:
+        raise AtlasError(f"{table_file}: {error}.") from None
+    network = next((c for c in ("network", "network_label", "modules") if c in rows[0]), None)
+    networks = None if network is None else tuple(r[network] for r in rows)
+    label = name or entities.get("atlas") or entities.get("seg") or image.parent.name
+    return _assemble(
+        image, re.sub(r"[^0-9A-Za-z]", "", label), space, index, tuple(r["name"] for r in rows), networks, xyz
+    )
+
+
+def _sibling_table(image: Path, stem: str) -> Path:
+    candidates = [image.with_name(f"{stem}.tsv")]
+    # BIDS inheritance: the table may leave out res-, or stand one folder above.
+    short = re.sub(r"_res-[0-9A-Za-z]+", "", stem)
+    candidates += [image.with_name(f"{short}.tsv"), image.parent.parent / f"{short}.tsv"]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise AtlasError(f"{image} has no table: looked for {', '.join(p.name for p in candidates[:2])}.")
+
+
+def _assemble(
+    image: Path,
+    name: str,
+    space: str,
+    index: Sequence[int],
+    names: tuple[str, ...],
+    networks: tuple[str, ...] | None,
+    xyz: NDArray[np.float64] | None,
+) -> Atlas:
+    """Check image against table and turn label values into row numbers."""
+    values, affine = _read_labels(image)
+    if len(set(index)) != len(index):
+        raise AtlasError(f"the table of {image.name} lists a label twice.")
+    if len(set(names)) != len(names):
+        names = tuple(f"{n}_{i}" for n, i in zip(names, index, strict=True))
+    found = np.unique(values)
+    unknown = sorted(set(found.tolist()) - set(index) - {0})
+    if unknown:
+        raise AtlasError(f"{image.name} holds labels that its table lacks: {unknown[:10]}.")
+    rows = np.zeros(max(*index, int(found.max())) + 1, np.int32)
+    rows[list(index)] = np.arange(1, len(index) + 1)
+    labels = rows[values]
+    if xyz is None:
+        xyz = _centroids(labels, affine, len(index))
+    centres = np.ascontiguousarray(xyz, np.float32)
+    digest = hashlib.sha256()
+    for part in (np.array(labels.shape, np.int64), np.asfortranarray(labels).T, affine, np.array(index, np.int64)):
+        digest.update(np.ascontiguousarray(part).tobytes())
+    digest.update(centres.tobytes() + "\n".join((space, *names, *(networks or ()))).encode())
+    return Atlas(name, space, labels, affine, tuple(index), names, networks, centres, digest.hexdigest())
+
+
+def _read_labels(image: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    try:
+        img: Any = nib.load(image)
+        data = np.asanyarray(img.dataobj)
+    except (OSError, EOFError, ValueError, ImageFileError) as error:
+        raise AtlasError(f"{image} cannot be read: {error}.") from None
+    data = data.reshape(data.shape[:3]) if data.ndim > 3 and data.size == np.prod(data.shape[:3]) else data
+    if data.ndim != 3:
+        raise AtlasError(f"{image} has shape {data.shape}, expected one 3-D label image.")
+    values = np.rint(data).astype(np.int64)
+    if not np.array_equal(values, data) or values.min() < 0:
+        raise AtlasError(f"{image} holds values that are not whole labels; probabilistic atlases are not supported.")
+    return values, np.asarray(img.affine, np.float64)
+
+
+def _centroids(labels: NDArray[np.int32], affine: NDArray[np.float64], n: int) -> NDArray[np.float64]:
+    inside = np.nonzero(labels)
+    row = labels[inside] - 1
+    counts = np.bincount(row, minlength=n)
+    means = np.stack([np.bincount(row, weights=axis, minlength=n) / np.maximum(counts, 1) for axis in inside], 1)
+    centres: NDArray[np.float64] = means @ affine[:3, :3].T + affine[:3, 3]
+    centres[counts == 0] = 0.0  # a row without voxels is lost in every recording; its place is never used
+    return centres
+
+
+def labels_on_grid(
+    atlas: Atlas, shape: Sequence[int], affine: NDArray[np.float64], warp: Warp | None = None
+) -> LabelGrid:
+    """Place atlas labels on a grid by nearest neighbour in world space.
+
+    Parameters
+    ----------
+    shape, affine
+        The recording's 3-D shape and its (4, 4) voxel to RAS+ millimetres.
+    warp
+        From the recording's space to the atlas's; None where the two are one, or are taken for one.
+
+    Notes
+    -----
+    Only the box that the atlas can reach is visited, in slabs, so that memory stays flat. The box may reach out of
+    the field of view: voxels there count as expected, which is what makes coverage tell of a cut-off brain.
+    """
+    shape3 = (int(shape[0]), int(shape[1]), int(shape[2]))
+    low, high = _reach(atlas, affine, warp)
+    to_atlas = np.linalg.inv(atlas.affine)
+    labels = np.zeros(shape3, np.int32)
+    expected = np.zeros(atlas.n_parcels + 1, np.int64)
+    i, j = np.meshgrid(np.arange(low[0], high[0]), np.arange(low[1], high[1]), indexing="ij")
+    plane = np.stack([i.ravel(), j.ravel(), np.zeros(i.size)], 1).astype(np.float64)
+    inside = np.all((plane[:, :2] >= 0) & (plane[:, :2] < shape3[:2]), axis=1)
+    for k in range(low[2], high[2]):
+        plane[:, 2] = k
+        points = np.asarray(plane @ affine[:3, :3].T + affine[:3, 3], np.float64)
+        points = (points if warp is None else warp(points)) + TIE_BREAK_MM
+        voxels = np.rint(points @ to_atlas[:3, :3].T + to_atlas[:3, 3]).astype(np.int64)
+        valid = np.all((voxels >= 0) & (voxels < atlas.labels.shape), axis=1)
+        rows = np.zeros(len(plane), np.int32)
+        rows[valid] = atlas.labels[tuple(voxels[valid].T)]
+        expected += np.bincount(rows, minlength=len(expected))
+        if 0 <= k < shape3[2]:
+            at = plane[inside, :2].astype(np.int64)
+            labels[at[:, 0], at[:, 1], k] = rows[inside]
+    return LabelGrid(labels, expected[1:])
+
+
+def _reach(atlas: Atlas, affine: NDArray[np.float64], warp: Warp | None) -> tuple[list[int], list[int]]:
+    """Return the voxel box (low, high) of a grid outside which no atlas label can fall."""
+    used = np.nonzero(atlas.labels)
+    ends = np.array([(axis.min() - 0.5, axis.max() + 0.5) for axis in used])
+    corners = np.array(np.meshgrid(*ends, indexing="ij")).reshape(3, -1).T
+    world = corners @ atlas.affine[:3, :3].T + atlas.affine[:3, 3]
+    margin = 1.0 if warp is None else 15.0  # mm; the templates differ by at most 6.5 mm inside the brain
+    box = np.array([world.min(0) - margin, world.max(0) + margin])
+    corners = np.array(np.meshgrid(*box.T, indexing="ij")).reshape(3, -1).T
+    to_grid = np.linalg.inv(affine)
+    voxels = corners @ to_grid[:3, :3].T + to_grid[:3, 3]
+    low, high = np.floor(voxels.min(0)).astype(int), np.ceil(voxels.max(0)).astype(int) + 1
+    return low.tolist(), high.tolist()

@@ -1,0 +1,107 @@
+"""Numbers that tell how far a recording can be trusted, and the flags they raise.
+
+A new quality number is one line in `measure`; a new flag one line in `FLAGS`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_fmmtc.signals.denoise import Cleaned, Confounds
+from bids_fmmtc.signals.parcellate import Parcellated
+
+HIGH_MOTION_MM = 0.5  # mean framewise displacement
+FEW_MINUTES = 5.0  # functional connectivity of an individual is unreliable below
+LOW_COVERAGE = 0.5  # xcp_d's threshold
+MANY_LOST = 0.05
+HIGH_FD_MM = 0.5  # a frame that moved this much
+TR_TOLERANCE = 0.01
+
+Quality = Mapping[str, Any]
+
+FLAGS: Mapping[str, Callable[[Quality], bool]] = {
+    "high_motion": lambda q: _above(q["mean_fd"], HIGH_MOTION_MM),
+    "motion_unknown": lambda q: q["mean_fd"] is None,
+    "few_minutes": lambda q: q["minutes_left"] < FEW_MINUTES,
+    "parcels_lost": lambda q: q["n_lost_parcels"] > MANY_LOST * q["n_parcels"],
+    "low_coverage": lambda q: q["n_low_coverage"] > MANY_LOST * q["n_parcels"],
+    "no_brain_mask": lambda q: not q["has_mask"],
+    "space_affine": lambda q: q["placement"] == "affine",
+    "padded": lambda q: q["padded"],
+    "repetition_time_disagrees": lambda q: _disagrees(q["repetition_time"], q["header_repetition_time"]),
+}
+
+
+def measure(
+    raw: Parcellated,
+    cleaned: Cleaned,
+    confounds: Confounds | None,
+    *,
+    placement: str,
+    has_mask: bool,
+    padded: bool,
+    header_tr: float | None,
+) -> dict[str, Any]:
+    """Gather the quality numbers of one recording, JSON-ready (None where unknown).
+
+    Returns
+    -------
+    dict
+        ``n_frames``, ``n_dropped`` (non-steady-state), ``n_censored``, ``n_frames_left``, ``minutes_left``;
+        ``repetition_time`` and ``header_repetition_time`` in s; ``mean_fd``, ``max_fd`` in mm and ``share_high_fd``
+        over all frames but dropped ones (Power's framewise displacement); ``mean_std_dvars`` (fMRIPrep's
+        standardised DVARS); ``tsnr`` (median over labelled voxels); ``mean_coverage``, ``least_coverage``,
+        ``n_low_coverage``, ``n_lost_parcels``, ``n_parcels``; and ``flags``.
+    """
+    series = raw.series
+    fd = None if confounds is None else confounds.framewise_displacement
+    dvars = None if confounds is None else confounds.column("std_dvars")
+    used = slice(cleaned.n_dropped, None)
+    left = int(cleaned.keep.sum())
+    numbers: dict[str, Any] = {
+        "n_frames": len(series.values),
+        "n_dropped": cleaned.n_dropped,
+        "n_censored": cleaned.n_censored,
+        "n_frames_left": left,
+        "minutes_left": _number(left * series.repetition_time / 60),
+        "repetition_time": series.repetition_time,
+        "header_repetition_time": header_tr,
+        "mean_fd": _reduce(np.nanmean, fd, used),
+        "max_fd": _reduce(np.nanmax, fd, used),
+        "share_high_fd": _reduce(lambda v: np.mean(v[~np.isnan(v)] > HIGH_FD_MM), fd, used),
+        "mean_std_dvars": _reduce(np.nanmean, dvars, used),
+        "tsnr": _number(raw.tsnr),
+        "mean_coverage": _number(float(series.coverage.mean())),
+        "least_coverage": _number(float(series.coverage.min())),
+        "n_low_coverage": int((series.coverage < LOW_COVERAGE).sum()),
+        "n_lost_parcels": int(series.lost.sum()),
+        "n_parcels": series.values.shape[1],
+        "placement": placement,
+        "has_mask": has_mask,
+        "padded": padded,
+    }
+    numbers["flags"] = [name for name, raised in FLAGS.items() if raised(numbers)]
+    return numbers
+
+
+def _reduce(how: Callable[[NDArray[np.float64]], Any], column: NDArray[np.float64] | None, used: slice) -> float | None:
+    if column is None or np.isnan(column[used]).all():
+        return None
+    return _number(float(how(column[used])))
+
+
+def _number(value: float) -> float | None:
+    """Six significant digits: what a table shows is what a file holds."""
+    return float(f"{value:.6g}") if np.isfinite(value) else None
+
+
+def _above(value: float | None, limit: float) -> bool:
+    return value is not None and value > limit
+
+
+def _disagrees(one: float, other: float | None) -> bool:
+    return other is not None and abs(one - other) > TR_TOLERANCE * one

@@ -1,0 +1,188 @@
+"""One recording, opened lazily: header, labels on its grid, series, cleaned series, windows, quality."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from numpy.typing import NDArray
+
+from bids_fmmtc.errors import ConfoundsError, CoverageError, ImageError, RepetitionTimeError, SpaceError
+from bids_fmmtc.recipe import Recipe
+from bids_fmmtc.signals.atlas import Atlas, LabelGrid, labels_on_grid
+from bids_fmmtc.signals.denoise import Cleaned, Confounds, denoise, read_confounds
+from bids_fmmtc.signals.parcellate import Header, Parcellated, parcellate, read_header
+from bids_fmmtc.signals.quality import measure
+from bids_fmmtc.signals.spaces import Placement, place
+from bids_fmmtc.signals.windows import Frames, cut, scale
+from bids_fmmtc.types import Float32, Int32, Recording
+
+SAME_GRID_MM = 0.05  # fMRIPrep rounds affines of one grid to float32 here and there
+
+
+class LabelGrids:
+    """Labels placed on grids, kept for the last grid: the runs of a participant mostly share one."""
+
+    def __init__(self, atlas: Atlas) -> None:
+        self.atlas = atlas
+        self._key: tuple[Any, ...] | None = None
+        self._grid: LabelGrid | None = None
+
+    def on(self, header: Header, placement: Placement) -> LabelGrid:
+        """Return the labels on the grid of a recording."""
+        key = (header.shape[:3], header.affine.tobytes(), placement.how)
+        if self._grid is None or key != self._key:
+            self._grid = labels_on_grid(self.atlas, header.shape[:3], header.affine, placement.warp)
+            self._key = key
+        return self._grid
+
+
+class Source:
+    """A recording as the recipe sees it. Nothing is read before it is asked for, and nothing twice.
+
+    Parameters
+    ----------
+    recording
+        What to open.
+    grids
+        The atlas, with its labels on grids already met.
+    recipe
+        Every choice on the way.
+    transform
+        TemplateFlow's transform file, when there is one.
+    """
+
+    def __init__(self, recording: Recording, grids: LabelGrids, recipe: Recipe, transform: Path | None = None) -> None:
+        self.recording = recording
+        self.recipe = recipe
+        self.atlas = grids.atlas
+        self._grids = grids
+        self._transform = transform
+
+    @cached_property
+    def header(self) -> Header:
+        """Header of the 4-D image."""
+        return read_header(self.recording.bold)
+
+    @cached_property
+    def repetition_time(self) -> float:
+        """Seconds: the sidecar's, else the header's."""
+        tr = self.recording.repetition_time or self.header.repetition_time
+        if tr is None:
+            raise RepetitionTimeError(
+                f"{self.recording.bold.name}: neither its sidecar nor its header tells the repetition time.",
+                "Add RepetitionTime (seconds) to its JSON sidecar.",
+            )
+        return tr
+
+    @cached_property
+    def placement(self) -> Placement:
+        """How the atlas comes to the recording's space."""
+        return place(self.recording.space, self.atlas.space, self.recipe.space, self._transform)
+
+    @cached_property
+    def mask(self) -> NDArray[np.bool_] | None:
+        """(X, Y, Z) brain mask, or None."""
+        path = self.recording.mask
+        if path is None:
+            return None
+        try:
+            img: Any = nib.load(path)
+            data = np.asarray(np.asanyarray(img.dataobj) > 0)
+        except (OSError, EOFError, ValueError, ImageFileError) as error:
+            raise ImageError(f"brain mask {path.name} cannot be read: {error}.", "Copy or fetch it again.") from None
+        same = data.shape == self.header.shape[:3] and np.allclose(img.affine, self.header.affine, atol=SAME_GRID_MM)
+        if not same:
+            raise SpaceError(
+                f"{self.recording.bold.name} and its brain mask lie on different grids: shape {self.header.shape[:3]} "
+                f"and {data.shape}, origin {_origin(self.header.affine)} and {_origin(img.affine)}.",
+                "One of the two has a wrong affine; re-run fMRIPrep for this recording.",
+            )
+        return data
+
+    @cached_property
+    def confounds(self) -> Confounds | None:
+        """The confounds table, or None when there is none and the recipe allows that."""
+        path = self.recording.confounds
+        if path is None:
+            if self.recipe.denoising.require_confounds:
+                raise ConfoundsError(
+                    f"{self.recording.key} has no confounds table (desc-confounds_timeseries.tsv), so its motion "
+                    "cannot be judged.",
+                    "Restore the file, or set denoising.require_confounds to false in the recipe.",
+                )
+            return None
+        return read_confounds(path, self.header.shape[3])
+
+    @cached_property
+    def raw(self) -> Parcellated:
+        """Parcel means as they are in the image; the one pass over the 4-D file."""
+        # What can fail fast does so before the long read.
+        tr, mask, grid = self.repetition_time, self.mask, self._grids.on(self.header, self.placement)
+        _ = self.confounds
+        raw = parcellate(self.header, grid, mask, tr, self.recipe.least_coverage)
+        lost, n = int(raw.series.lost.sum()), self.atlas.n_parcels
+        name, space = self.recording.bold.name, self.recording.space
+        if lost > self.recipe.most_lost * n:
+            raise CoverageError(
+                f"{lost} of {n} parcels hold no signal (at most {self.recipe.most_lost:.0%} may be lost).",
+                f"Check the affine, the space ({space}) and the brain mask of {name}.",
+            )
+        return raw
+
+    @cached_property
+    def cleaned(self) -> Cleaned:
+        """Series after the recipe's denoising."""
+        return denoise(self.raw.series, self.confounds, self.recipe.denoising)
+
+    @cached_property
+    def cut(self) -> Frames:
+        """Frames and windows."""
+        spec, target = self.recipe.windows, self.recipe.target_repetition_time
+        return cut(self.cleaned.values, self.cleaned.keep, self.repetition_time, spec, target)
+
+    @property
+    def windows(self) -> Int32:
+        """(W, 2) start and stop in `frames`."""
+        return self.cut.windows
+
+    @cached_property
+    def frames(self) -> Float32:
+        """(F, R) cleaned frames, lost parcels 0."""
+        return np.where(self.lost, np.float32(0), self.cut.values)
+
+    @cached_property
+    def scaled(self) -> Float32:
+        """(F, R) frames as the recipe scales them for an encoder, lost parcels 0."""
+        return scale(self.cut.values, self.recipe.scaling)
+
+    @property
+    def lost(self) -> NDArray[np.bool_]:
+        """(R,) parcels without usable signal."""
+        return self.raw.series.lost
+
+    @property
+    def xyz(self) -> Float32:
+        """(R, 3) parcel centres in MNI millimetres."""
+        return self.atlas.xyz
+
+    @cached_property
+    def quality(self) -> dict[str, Any]:
+        """Quality numbers and flags."""
+        return measure(
+            self.raw,
+            self.cleaned,
+            self.confounds,
+            placement=self.placement.how,
+            has_mask=self.recording.mask is not None,
+            padded=self.cut.padded,
+            header_tr=self.header.repetition_time,
+        )
+
+
+def _origin(affine: NDArray[np.float64]) -> str:
+    return "(" + ", ".join(f"{v:g}" for v in affine[:3, 3]) + ")"
