@@ -163,6 +163,44 @@ class RoiSeries:
         return np.asarray(np.isnan(self.values).all(axis=0))
 
 
+@dataclass(frozen=True, slots=True)
+class Atlas:
+    """A parcellation in a template space.
+
+    Parameters
+    ----------
+    name, space
+        Labels as in ``atlas-`` and ``tpl-``.
+    labels
+        (X, Y, Z) int32: row number + 1 of the voxel's parcel, 0 for background.
+    affine
+        (4, 4) voxel to RAS+ millimetres.
+    index
+        (R,) label values as in the atlas's own image and table.
+    names, networks
+        R parcel names; R network names or None.
+    xyz
+        (R, 3) float32 parcel centres, RAS+ millimetres.
+    sha256
+        Of labels, affine and table: the atlas's identity in recipes.
+    """
+
+    name: str
+    space: str
+    labels: NDArray[np.int32]
+    affine: NDArray[np.float64]
+    index: tuple[int, ...]
+    names: tuple[str, ...]
+    networks: tuple[str, ...] | None
+    xyz: Float32
+    sha256: str
+
+    @property
+    def n_parcels(self) -> int:
+        """R, the number of rows of the table."""
+        return len(self.index)
+
+
 class Windowed(Protocol):
     """What a series modality reads of an opened recording.
 

@@ -16,7 +16,7 @@ from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 
 from bids_fmmtc.errors import AtlasError, MissingInputError
-from bids_fmmtc.types import Float32
+from bids_fmmtc.types import Atlas
 
 PUBLISHED_IMAGE, PUBLISHED_TABLE = "A424+2mm.nii.gz", "A424_Coordinates.dat"
 PUBLISHED_SPACE = "MNI152NLin6Asym"  # its grid is FSL's MNI152 at 2 mm
@@ -27,44 +27,6 @@ TIE_BREAK_MM = 1e-4
 
 Warp = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """Maps points (N, 3) of the recording's space to the atlas's space, RAS+ millimetres."""
-
-
-@dataclass(frozen=True, slots=True)
-class Atlas:
-    """A parcellation in a template space.
-
-    Parameters
-    ----------
-    name, space
-        Labels as in ``atlas-`` and ``tpl-``.
-    labels
-        (X, Y, Z) int32: row number + 1 of the voxel's parcel, 0 for background.
-    affine
-        (4, 4) voxel to RAS+ millimetres.
-    index
-        (R,) label values as in the atlas's own image and table.
-    names, networks
-        R parcel names; R network names or None.
-    xyz
-        (R, 3) float32 parcel centres, RAS+ millimetres.
-    sha256
-        Of labels, affine and table: the atlas's identity in recipes.
-    """
-
-    name: str
-    space: str
-    labels: NDArray[np.int32]
-    affine: NDArray[np.float64]
-    index: tuple[int, ...]
-    names: tuple[str, ...]
-    networks: tuple[str, ...] | None
-    xyz: Float32
-    sha256: str
-
-    @property
-    def n_parcels(self) -> int:
-        """R, the number of rows of the table."""
-        return len(self.index)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 
 from bids_fmmtc.errors import ConfoundsError, CoverageError, ImageError, RepetitionTimeError, SpaceError
 from bids_fmmtc.recipe import Recipe
-from bids_fmmtc.signals.atlas import Atlas, LabelGrid, labels_on_grid
+from bids_fmmtc.signals.atlas import LabelGrid, labels_on_grid
 from bids_fmmtc.signals.denoise import Cleaned, Confounds, denoise, read_confounds
 from bids_fmmtc.signals.parcellate import Header, Parcellated, parcellate, read_header
 from bids_fmmtc.signals.quality import measure
 from bids_fmmtc.signals.spaces import Placement, place
 from bids_fmmtc.signals.windows import Frames, cut, scale
-from bids_fmmtc.types import Float32, Int32, Recording
+from bids_fmmtc.types import Atlas, Float32, Int32, Recording
 
 SAME_GRID_MM = 0.05  # fMRIPrep rounds affines of one grid to float32 here and there
 

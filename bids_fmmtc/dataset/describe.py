@@ -1,0 +1,217 @@
+"""Files that describe the output dataset as a whole, and the check that one folder holds one recipe."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from bids_fmmtc import __version__
+from bids_fmmtc.dataset.store import Layout, read_record, write_bytes, write_json, write_table, write_text
+from bids_fmmtc.errors import OutputError, RecipeError, UsageError
+from bids_fmmtc.recipe import Recipe, differences
+from bids_fmmtc.types import Atlas
+
+BIDS_VERSION = "1.10.0"
+PAPER = "Fan et al., FMM_TC, MICCAI 2025, arXiv:2503.00210"
+NOT_A_DEVICE = "Research software, not a medical device: predictions must not guide the care of an individual patient."
+NAME = "bids_fmmtc"
+
+# bids-validator-deno 3.0.2 does not match ``figures/`` with its slash; both members of a pair are hidden, since a
+# visible JSON beside an ignored table is an error.
+IGNORED = (
+    "*.html",
+    "logs/",
+    "figures",
+    "*_timeseries.*",
+    "*_coverage.*",
+    "*_relmat.*",
+    "*_features.*",
+    "*_prediction.*",
+    "*_predictions.*",
+)
+
+
+def prepare_dataset(
+    layout: Layout, recipe: Recipe, atlas: Atlas, inputs: Mapping[str, Path], atlas_folder: Path
+) -> None:
+    """Write what belongs to the dataset as a whole, the same bytes whichever participant job comes first.
+
+    Parameters
+    ----------
+    layout
+        Of the output dataset.
+    recipe
+        The complete recipe; it is stored in ``dataset_description.json``.
+    inputs
+        Dataset name -> root of each input dataset, first the one that ``GeneratedBy`` continues.
+
+    Raises
+    ------
+    UsageError
+        The output folder is an input.
+    OutputError
+        The folder holds somebody else's dataset, or cannot be written.
+    RecipeError
+        It holds results of a different recipe; the differing fields are named.
+    """
+    check_output(layout.root, recipe, inputs)
+    description = _description(recipe, inputs, layout.root, atlas_folder)
+    write_json(layout.root / "dataset_description.json", description)
+    write_text(layout.root / ".bidsignore", "\n".join(IGNORED) + "\n")
+    write_text(layout.root / "README.md", _README)
+    rows = [{"desc_id": "desc-fmmtc", "description": f"Prediction of treatment response by {NAME} ({PAPER})."}]
+    write_table(layout.root / "descriptions.tsv", ("desc_id", "description"), rows)
+    write_text(layout.root / "logs" / "CITATION.md", _CITATION)
+    _write_atlas(layout.root, atlas)
+
+
+def check_output(root: Path, recipe: Recipe, inputs: Mapping[str, Path]) -> None:
+    """Refuse an output folder that is an input, foreign, or holds another recipe's results."""
+    for name, folder in inputs.items():
+        if root.resolve() == folder.resolve():
+            raise UsageError(f"the output folder {root} is the input dataset {name}.", "Give another output folder.")
+    path = root / "dataset_description.json"
+    if not path.exists():
+        return
+    found = read_record(path)
+    generated = (found or {}).get("GeneratedBy") or [{}]
+    if not isinstance(generated, list) or generated[0].get("Name") != NAME:
+        raise OutputError(f"{root} holds a dataset that {NAME} did not make.", "Give another output folder.")
+    there = Recipe.from_json(generated[0].get("Recipe"), str(path))
+    if there.digest != recipe.digest:
+        raise RecipeError(
+            f"{root} holds results of another recipe: {'; '.join(differences(there, recipe))}.",
+            "Give another output folder, or the recipe that is used there.",
+        )
+
+
+def stored_recipe(root: Path) -> Recipe | None:
+    """Return the recipe of an output dataset; None when there is none yet."""
+    found = read_record(root / "dataset_description.json") or {}
+    generated = found.get("GeneratedBy") or [{}]
+    return Recipe.from_json(generated[0]["Recipe"]) if "Recipe" in generated[0] else None
+
+
+def link(folder: Path, root: Path) -> str:
+    """Return the DatasetLinks value of a folder: relative to the output when both share more than ``/``."""
+    folder, root = folder.resolve(), root.resolve()
+    if len(Path(os.path.commonpath([folder, root])).parts) > 1:
+        return os.path.relpath(folder, root)
+    return folder.as_uri()
+
+
+def _description(recipe: Recipe, inputs: Mapping[str, Path], root: Path, atlas_folder: Path) -> dict[str, Any]:
+    first = read_record(next(iter(inputs.values())) / "dataset_description.json") or {}
+    upstream = first.get("GeneratedBy") or first.get("PipelineDescription") or []
+    authors = first.get("Authors")
+    description: dict[str, Any] = {
+        "Name": f"{NAME} - parcel series, connectivity and predictions of treatment response",
+        "BIDSVersion": BIDS_VERSION,
+        "DatasetType": "derivative",
+        "Authors": authors if isinstance(authors, list) and authors else ["Authors of the input dataset", "bids_fmmtc"],
+        "HowToAcknowledge": f"Cite {PAPER}, fMRIPrep, and the works in logs/CITATION.md.",
+        "GeneratedBy": [
+            {
+                "Name": NAME,
+                "Version": __version__,
+                "Description": NOT_A_DEVICE,
+                "ConfigurationHash": recipe.digest,
+                "Recipe": recipe.to_json(),
+            },
+            *(upstream if isinstance(upstream, list) else [upstream]),
+        ],
+        "SourceDatasets": [{"URL": link(folder, root)} for folder in inputs.values()],
+        "DatasetLinks": {
+            **{name: link(folder, root) for name, folder in inputs.items()},
+            "atlas": link(atlas_folder, root),
+        },
+    }
+    if isinstance(first.get("License"), str):
+        description["License"] = first["License"]
+    return description
+
+
+def _write_atlas(root: Path, atlas: Atlas) -> None:
+    """Write labels, table and description of the atlas under its space, labels renumbered 1..R as in the table."""
+    name, space = atlas.name, atlas.space
+    voxel = np.sqrt((atlas.affine[:3, :3] ** 2).sum(0))
+    resolution = f"{voxel[0]:g}"
+    stem = root / f"tpl-{space}" / f"tpl-{space}_atlas-{name}_res-{resolution.replace('.', 'p')}_dseg"
+    image = nib.Nifti1Image(atlas.labels.astype(np.int16 if atlas.n_parcels < 2**15 else np.int32), atlas.affine)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header.set_sform(atlas.affine, code="mni")
+    image.header.set_qform(atlas.affine, code="mni")
+    # The gzip header nibabel writes carries the time of writing; gzip with time 0 gives the same bytes every time.
+    write_bytes(stem.with_suffix(".nii.gz"), _gzip(image.to_bytes()))
+    rows: Sequence[Mapping[str, Any]] = [
+        {
+            "index": i + 1,
+            "name": atlas.names[i],
+            "x": float(atlas.xyz[i, 0]),
+            "y": float(atlas.xyz[i, 1]),
+            "z": float(atlas.xyz[i, 2]),
+            "source_index": atlas.index[i],
+            "network": atlas.networks[i] if atlas.networks else None,
+        }
+        for i in range(atlas.n_parcels)
+    ]
+    columns = ["index", "name", "x", "y", "z", "source_index", *(["network"] if atlas.networks else [])]
+    write_table(stem.with_suffix(".tsv"), columns, rows)
+    write_json(
+        stem.with_suffix(".json"),
+        {
+            "Description": f"Parcellation {name} with the labels this dataset uses; row order is column order.",
+            "SpatialReference": space,
+            "Resolution": f"{resolution} mm isotropic" if np.allclose(voxel, voxel[0]) else f"{voxel.tolist()} mm",
+            "AtlasSHA256": atlas.sha256,
+            **{axis: {"Description": f"Parcel centre, {axis} (RAS+)", "Units": "mm"} for axis in "xyz"},
+            "source_index": {"Description": "Label value in the atlas's own image"},
+            **({"network": {"Description": "Network the parcel belongs to"}} if atlas.networks else {}),
+        },
+    )
+    write_json(
+        root / f"atlas-{name}_description.json",
+        {"Name": name, "Description": f"Parcellation with {atlas.n_parcels} parcels in {space}."},
+    )
+
+
+def _gzip(data: bytes) -> bytes:
+    import gzip  # noqa: PLC0415
+
+    return gzip.compress(data, compresslevel=6, mtime=0)
+
+
+_README = f"""# bids_fmmtc derivatives
+
+Per recording: parcel time series, their coverage, functional connectivity, and the features a model sees. Per
+session, where a model bundle was given: a prediction of treatment response. {NOT_A_DEVICE}
+
+| file | what |
+|---|---|
+| `*_timeseries.tsv` | one column per parcel, one row per frame of the recording, after denoising; `n/a` where |
+|  | a parcel is lost and where a frame is dropped or censored |
+| `*_coverage.tsv` | share of each parcel's voxels that hold signal inside the brain mask, 0 to 1 |
+| `*_relmat.tsv` | connectivity over all frames left |
+| `*_features.safetensors` | per window: start and stop frames, and one array per modality |
+| `*_features.json` | status, quality, recipe and input fingerprints of the recording |
+| `*_prediction.tsv` | one row: calibrated P(responder), label, spread over windows, flags |
+| `*_scans.tsv` | status and quality of every recording, failed ones too |
+
+The recipe that made all of it stands in `dataset_description.json` under `GeneratedBy`. Each sidecar names its
+sources as BIDS URIs.
+"""
+
+_CITATION = f"""# Citations
+
+- Model: {PAPER}.
+- Encoder: Ortega Caro et al., BrainLM, ICLR 2024.
+- Preprocessing: Esteban et al., fMRIPrep, Nature Methods 2019, doi:10.1038/s41592-018-0235-4.
+- Denoising: nilearn; Wang et al., PLOS Computational Biology 2024, doi:10.1371/journal.pcbi.1011942.
+- Workflow: Gorgolewski et al., Nipype, Frontiers in Neuroinformatics 2011.
+- Data layout: Gorgolewski et al., BIDS, Scientific Data 2016; PyBIDS, JOSS 2019.
+"""

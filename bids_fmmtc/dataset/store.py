@@ -1,0 +1,177 @@
+"""Paths, atomic writes and reads of the derivatives; nothing here computes."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_fmmtc.errors import DataError, OutputError
+from bids_fmmtc.types import Features, Recording
+
+# BEP017 (a draft) speaks of ``meas-``, xcp_d of ``stat-``: one constant, so that following the vote is one edit.
+MEASURE_ENTITY = "meas"
+MISSING = "n/a"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Names of the files of one output dataset."""
+
+    root: Path
+    atlas: str
+
+    def folder(self, subject: str, session: str | None) -> Path:
+        """Return ``sub-X[/ses-Y]``."""
+        folder = self.root / f"sub-{subject}"
+        return folder if session is None else folder / f"ses-{session}"
+
+    def derivative(self, recording: Recording, suffix: str, extension: str, measure: str | None = None) -> Path:
+        """Return the path of a recording's own file, ``<source>_space-S_atlas-A[_meas-M]_<suffix><extension>``."""
+        more = "" if measure is None else f"_{MEASURE_ENTITY}-{measure}"
+        name = f"{recording.key}_space-{recording.space}_atlas-{self.atlas}{more}_{suffix}{extension}"
+        return self.folder(recording.subject, recording.session) / "func" / name
+
+    def prediction(self, subject: str, session: str | None, session_key: str, extension: str) -> Path:
+        """Return the path of a session's prediction."""
+        return self.folder(subject, session) / "func" / f"{session_key}_desc-fmmtc_prediction{extension}"
+
+    def scans(self, subject: str, session: str | None, extension: str) -> Path:
+        """Return the path of ``scans.tsv`` or ``.json``."""
+        session_part = "" if session is None else f"_ses-{session}"
+        return self.folder(subject, session) / f"sub-{subject}{session_part}_scans{extension}"
+
+    def relative(self, path: Path) -> str:
+        """Return a path relative to the dataset's root, with forward slashes."""
+        return path.relative_to(self.root).as_posix()
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all; readers never see half of it.
+
+    Raises
+    ------
+    OutputError
+        The folder cannot be made or the file not written (no space, read-only, no permission).
+    """
+    # The process number keeps jobs that write the same shared file (dataset_description.json) apart.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(
+            f"cannot write {path}: {error.strerror or error}.",
+            "Give an output folder with space that you may write to.",
+        ) from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 text atomically."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Write JSON atomically: two spaces, keys in the order given, no NaN."""
+    write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a BIDS tsv; None, NaN and absent values become ``n/a``."""
+    lines = ["\t".join(columns)]
+    lines += ["\t".join(cell(row.get(c)) for c in columns) for row in rows]
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def cell(value: Any) -> str:
+    """Return one tsv cell: ``n/a`` for what is missing, no tab or newline inside."""
+    if value is None or (isinstance(value, float) and not np.isfinite(value)):
+        return MISSING
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return f"{value:.9g}"
+    if isinstance(value, list | tuple):
+        return ",".join(str(v) for v in value) or MISSING
+    return " ".join(str(value).split()) or MISSING
+
+
+def write_array(path: Path, columns: Sequence[str], values: NDArray[np.floating[Any]]) -> None:
+    """Write a float array (N, C) as tsv with nine digits, enough to read float32 back to the bit; NaN as ``n/a``."""
+    row = "\t".join(["%.9g"] * values.shape[1])
+    lines = [row % tuple(v) for v in values.tolist()]
+    if np.isnan(values).any():
+        lines = ["\t".join(MISSING if v == "nan" else v for v in line.split("\t")) for line in lines]
+    write_text(path, "\t".join(columns) + "\n" + "\n".join(lines) + "\n")
+
+
+def read_table(path: Path) -> list[dict[str, str]]:
+    """Read a tsv as one mapping per row."""
+    with path.open(encoding="utf-8", newline="") as f:
+        return list(csv.DictReader(f, delimiter="\t"))
+
+
+def write_features(path: Path, features: Features) -> str:
+    """Write the arrays as safetensors (never pickle) and return the file's sha256."""
+    from safetensors.numpy import save  # noqa: PLC0415
+
+    arrays = {"windows": features.windows, **{k: np.ascontiguousarray(v) for k, v in features.arrays.items()}}
+    data = save(arrays, metadata={"key": features.key, "digest": features.digest})
+    write_bytes(path, data)
+    return hashlib.sha256(data).hexdigest()
+
+
+def read_features(path: Path) -> Features:
+    """Read features and the JSON record beside them.
+
+    Parameters
+    ----------
+    path
+        The ``*_features.json``.
+
+    Raises
+    ------
+    DataError
+        The record tells of a failure, or the arrays are absent or not those the record describes.
+    """
+    from safetensors import SafetensorError  # noqa: PLC0415
+    from safetensors.numpy import load  # noqa: PLC0415
+
+    record = read_record(path)
+    if record is None or record.get("Status") != "ok":
+        raise DataError(f"{path.name} holds no features.", "Run the participant level again for this recording.")
+    try:
+        data = path.with_suffix(".safetensors").read_bytes()
+        if hashlib.sha256(data).hexdigest() != record["FeaturesSHA256"]:
+            raise DataError(
+                f"{path.stem}.safetensors is not the file its record describes.", "Run this recording again."
+            )
+        arrays = load(data)
+        windows = arrays.pop("windows")
+        return Features(record["Key"], windows, arrays, record["Quality"], record["RecipeDigest"])
+    except (OSError, KeyError, ValueError, SafetensorError) as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(f"features of {path.name} cannot be read: {error}.", "Run this recording again.") from None
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """Read a JSON object; None when it is absent or broken (it is then written anew)."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None

@@ -1,0 +1,140 @@
+"""What one run was asked to do: frozen values, nothing parsed and nothing looked up past this point."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bids_fmmtc.recipe import Recipe
+from bids_fmmtc.types import Failure, Recording
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The command line and the environment, resolved.
+
+    ``spaces``, ``model``, ``on_space_mismatch`` and the like are None or empty where the user left them open;
+    ``resources`` are folders that may hold fetched files, ``templateflow_home`` where TemplateFlow keeps its own.
+    """
+
+    bids_dir: Path
+    output_dir: Path
+    level: str
+    participants: tuple[str, ...] = ()
+    sessions: tuple[str, ...] = ()
+    tasks: tuple[str, ...] = ("rest",)
+    spaces: tuple[str, ...] = ()
+    filter_file: Path | None = None
+    database_dir: Path | None = None
+    derivatives: tuple[tuple[str | None, Path], ...] = ()
+    model: Path | None = None
+    encoder_weights: Path | None = None
+    recipe_file: Path | None = None
+    atlas: str = "A424"
+    atlas_given: bool = False
+    on_space_mismatch: str | None = None
+    device: str = "auto"
+    nprocs: int = 1
+    omp_nthreads: int = 1
+    memory_gb: float | None = None
+    work_dir: Path | None = None
+    plugin_file: Path | None = None
+    stop_on_first_crash: bool = False
+    dry_run: bool = False
+    seed: int = 0
+    verbose: int = 0
+    resources: tuple[Path, ...] = ()
+    templateflow_home: Path | None = None
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one child process does: one participant, everything decided.
+
+    Parameters
+    ----------
+    subject, recordings
+        Whom, and which recordings in order.
+    failures
+        What discovery already knows cannot run; they keep their rows.
+    recipe
+        Complete: atlas and weights checksums filled in.
+    output
+        Root of the output dataset.
+    atlas
+        Folder of the atlas.
+    bundle
+        Folder of the model bundle; None stops after features.
+    weights
+        Modality name -> folder of its pretrained encoder.
+    transform
+        TemplateFlow's transform, when it is used.
+    links
+        Dataset name -> root folder, for BIDS URIs.
+    task_labels
+        Tasks that were asked for: what a participant without any recording is listed under.
+    device, threads, seed
+        Of the encoder and head.
+    """
+
+    subject: str
+    recordings: tuple[Recording, ...]
+    failures: tuple[Failure, ...]
+    recipe: Recipe
+    output: Path
+    atlas: Path
+    bundle: Path | None = None
+    weights: Mapping[str, Path] = field(default_factory=dict)
+    transform: Path | None = None
+    links: Mapping[str, Path] = field(default_factory=dict)
+    task_labels: tuple[str, ...] = ("rest",)
+    device: str = "cpu"
+    threads: int = 1
+    seed: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a JSON-ready mapping; `from_json` is its inverse."""
+        return {
+            "subject": self.subject,
+            "recordings": [r.to_json() for r in self.recordings],
+            "failures": [failure_to_json(f) for f in self.failures],
+            "recipe": self.recipe.to_json(),
+            "output": str(self.output),
+            "atlas": str(self.atlas),
+            "bundle": None if self.bundle is None else str(self.bundle),
+            "weights": {k: str(v) for k, v in self.weights.items()},
+            "transform": None if self.transform is None else str(self.transform),
+            "links": {k: str(v) for k, v in self.links.items()},
+            "task_labels": list(self.task_labels),
+            "device": self.device,
+            "threads": self.threads,
+            "seed": self.seed,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Task:
+        """Rebuild a task from `to_json`."""
+        return cls(
+            subject=data["subject"],
+            recordings=tuple(Recording.from_json(r) for r in data["recordings"]),
+            failures=tuple(Failure(**f) for f in data["failures"]),
+            recipe=Recipe.from_json(data["recipe"]),
+            output=Path(data["output"]),
+            atlas=Path(data["atlas"]),
+            bundle=None if data["bundle"] is None else Path(data["bundle"]),
+            weights={k: Path(v) for k, v in data["weights"].items()},
+            transform=None if data["transform"] is None else Path(data["transform"]),
+            links={k: Path(v) for k, v in data["links"].items()},
+            task_labels=tuple(data["task_labels"]),
+            device=data["device"],
+            threads=data["threads"],
+            seed=data["seed"],
+        )
+
+
+def failure_to_json(failure: Failure) -> dict[str, Any]:
+    """Return a failure as a JSON-ready mapping."""
+    return {name: getattr(failure, name) for name in Failure.__slots__}
