@@ -19,6 +19,9 @@ TABLE: dict[str, str] = {
     "fc": "bids_fmmtc.modalities.connectivity:ConnectivityModality",
 }
 
+PRETRAINED = ("brainlm",)
+"""Modalities that need a folder of pretrained weights."""
+
 
 class Modality(Protocol):
     """One way to turn windows of a recording into arrays of fixed shape."""

@@ -1,0 +1,232 @@
+"""The command line: the only reader of options and environment. Heavy imports come after parsing."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from bids_fmmtc import __version__
+from bids_fmmtc.errors import EXIT_IO, EXIT_UNKNOWN_LEVEL, EXIT_USAGE, FmmtcError, MissingInputError, UsageError
+from bids_fmmtc.resources import resource_dirs
+
+if TYPE_CHECKING:
+    from bids_fmmtc.settings import Settings
+
+LEVELS = {"participant": "bids_fmmtc.run:run_participant_level"}
+"""Analysis level -> function from settings to exit code."""
+
+_LEVEL_HELP = "participant: features per recording, and predictions if there is a model."
+_EPILOG = """\
+Exit codes: 0 all well; 1 something failed (see the table); 16 not a dataset this program can read; 17 unknown
+level; 18 nothing selected; 64 usage; 65 unusable data, recipe, atlas or bundle; 66 an input is missing; 73 output
+cannot be written; 74 I/O; 75 temporary, try again.
+
+Research software, not a medical device."""
+
+# Nothing of a run may reach out: libraries that phone home unless told not to are told before they are imported.
+_OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "TRANSFORMERS_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "NIPYPE_NO_ET": "1",
+    "NO_ET": "1",
+    "TEMPLATEFLOW_AUTOUPDATE": "off",
+}
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse with the execution specification's exit code for usage errors."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of ``bids_fmmtc``."""
+    parser = _Parser(
+        prog="bids_fmmtc",
+        description="Predict treatment response from resting-state fMRI that fMRIPrep has preprocessed (FMM_TC).",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("bids_dir", type=Path, help="fMRIPrep derivatives, or a BIDS dataset that holds them")
+    parser.add_argument("output_dir", type=Path, help="where the derivatives of this program go")
+    parser.add_argument("analysis_level", help=_LEVEL_HELP)
+    parser.add_argument("--version", action="version", version=f"bids_fmmtc {__version__}")
+    parser.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice for everything")
+    for add in (_add_selection, _add_model, _add_resources):
+        add(parser)
+    return parser
+
+
+def _add_selection(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("which recordings")
+    several = {"nargs": "+", "default": [], "metavar": "LABEL"}
+    group.add_argument("--participant-label", **several, help="with or without sub-; @FILE reads labels from a file")  # type: ignore[arg-type]
+    group.add_argument("--session-label", **several, help="with or without ses-")  # type: ignore[arg-type]
+    group.add_argument("--task-id", "--task-label", nargs="+", default=["rest"], metavar="TASK", help="default: rest")
+    group.add_argument("--space", nargs="+", default=[], help="template spaces, the most wanted first")
+    group.add_argument("--bids-filter-file", type=Path, metavar="FILE", help="JSON filters, as fMRIPrep takes them")
+    group.add_argument("--bids-database-dir", type=Path, metavar="DIR", help="pybids database to reuse or to make")
+    group.add_argument(
+        "--derivatives", nargs="+", action="extend", default=[], metavar="[NAME=]PATH", help="fMRIPrep folders"
+    )
+    group.add_argument("--dry-run", action="store_true", help="print what would run and why not; write nothing")
+    group.add_argument("--skip-bids-validation", action="store_true", help="accepted; input is not validated anyway")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("what is computed")
+    group.add_argument(
+        "--model", type=Path, metavar="DIR", help="model bundle; default $FMMTC_MODEL; none: features only"
+    )
+    group.add_argument("--encoder-weights", type=Path, metavar="DIR", help="folder of the pretrained encoder")
+    group.add_argument("--recipe", type=Path, metavar="FILE", help="recipe JSON; a bundle brings its own")
+    group.add_argument("--atlas", metavar="NAME|DIR", help="default: A424, from the cache or $FMMTC_RESOURCES")
+    group.add_argument(
+        "--on-space-mismatch",
+        choices=("warp", "affine", "fail"),
+        help="recording not in the atlas's space: warp the labels (default), take both for one (flagged), or refuse",
+    )
+    group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="for encoder and head")
+    group.add_argument("--random-seed", type=int, default=0, metavar="N", help="default: 0")
+
+
+def _add_resources(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("how it runs")
+    group.add_argument("--nprocs", "--n-cpus", type=_positive, metavar="N", help="participants at once; default: 1")
+    group.add_argument("--omp-nthreads", type=_positive, metavar="N", help="threads of each; default: CPUs / nprocs")
+    group.add_argument("--mem", "--mem-gb", type=float, metavar="GB", help="memory the scheduler may plan with")
+    group.add_argument("-w", "--work-dir", type=Path, metavar="DIR", help="task files and logs; enables resuming")
+    group.add_argument("--nipype-plugin-file", type=Path, metavar="FILE", help="YAML with plugin and plugin_args")
+    group.add_argument("--stop-on-first-crash", action="store_true", help="start no participant after a failure")
+    group.add_argument("--notrack", action="store_true", help="accepted; nothing is ever tracked")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Settings:
+    """Turn the command line and the environment into settings.
+
+    Raises
+    ------
+    SystemExit
+        ``--help``, ``--version``, or a usage error (code 64).
+    UsageError, MissingInputError
+        A value no option accepts, or a label file that is not there.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    options = build_parser().parse_args(words)
+    from bids_fmmtc.settings import Settings  # noqa: PLC0415  (brings numpy, which --help does without)
+
+    nprocs = options.nprocs or 1
+    threads = options.omp_nthreads or max(1, len(os.sched_getaffinity(0)) // nprocs)
+    model = options.model or (Path(environ["FMMTC_MODEL"]) if environ.get("FMMTC_MODEL") else None)
+    templateflow = environ.get("TEMPLATEFLOW_HOME")
+    return Settings(
+        bids_dir=_real(options.bids_dir),
+        output_dir=_real(options.output_dir),
+        level=options.analysis_level,
+        participants=_labels(options.participant_label),
+        sessions=_labels(options.session_label),
+        tasks=_labels(options.task_id),
+        spaces=tuple(options.space),
+        filter_file=options.bids_filter_file,
+        database_dir=options.bids_database_dir,
+        derivatives=tuple(_derivative(text) for text in options.derivatives),
+        model=model,
+        encoder_weights=options.encoder_weights,
+        recipe_file=options.recipe,
+        atlas=options.atlas or "A424",
+        atlas_given=options.atlas is not None,
+        on_space_mismatch=options.on_space_mismatch,
+        device=options.device,
+        nprocs=nprocs,
+        omp_nthreads=threads,
+        memory_gb=options.mem,
+        work_dir=None if options.work_dir is None else _real(options.work_dir),
+        plugin_file=options.nipype_plugin_file,
+        stop_on_first_crash=options.stop_on_first_crash,
+        dry_run=options.dry_run,
+        seed=options.random_seed,
+        verbose=options.verbose,
+        resources=resource_dirs(environ),
+        templateflow_home=Path(templateflow) if templateflow else None,
+        command=" ".join(["bids_fmmtc", *words]),
+    )
+
+
+def _real(path: Path) -> Path:
+    # absolute() keeps links as the user spelled them: a DataLad dataset is a forest of them.
+    return Path(os.path.normpath(path.expanduser().absolute()))
+
+
+def _labels(words: Sequence[str]) -> tuple[str, ...]:
+    """Flatten labels given apart, separated by commas, or in files as ``@FILE``."""
+    labels: list[str] = []
+    for word in words:
+        if word.startswith("@"):
+            try:
+                labels += Path(word[1:]).read_text(encoding="utf-8").replace(",", " ").split()
+            except OSError as error:
+                raise MissingInputError(f"label file {word[1:]} cannot be read: {error.strerror}.") from None
+        else:
+            labels += word.replace(",", " ").split()
+    return tuple(labels)
+
+
+def _derivative(text: str) -> tuple[str | None, Path]:
+    name, equals, path = text.partition("=")
+    if equals and not name:
+        raise UsageError(f"--derivatives {text}: the name before = is empty.", "Write NAME=PATH or PATH.")
+    return (name, _real(Path(path))) if equals else (None, _real(Path(text)))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``bids_fmmtc``; returns the exit code."""
+    try:
+        settings = parse(argv, os.environ)
+        entry = LEVELS.get(settings.level)
+        if entry is None:
+            _complain(f"unknown analysis level {settings.level!r}; known: {', '.join(LEVELS)}.")
+            return EXIT_UNKNOWN_LEVEL
+        os.environ.update(_OFFLINE | dict.fromkeys(_THREADS, str(settings.omp_nthreads)))
+        start_log(settings.verbose)
+        module, _, function = entry.partition(":")
+        return int(getattr(import_module(module), function)(settings))
+    except FmmtcError as error:
+        _complain(str(error))
+        return error.exit_code
+    except KeyboardInterrupt:
+        _complain("interrupted.")
+        return 130
+    except BrokenPipeError:
+        return EXIT_IO
+
+
+def start_log(verbose: int) -> None:
+    """Send the program's messages to standard error; other libraries' only when asked for everything."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("bids_fmmtc")
+    log.handlers[:] = [handler]
+    log.propagate = False
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"bids_fmmtc: error: {text}\n")

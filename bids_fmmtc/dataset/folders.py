@@ -1,0 +1,253 @@
+"""The folders of an fMRIPrep dataset: which folder is one, who is in it, which files lie where. Reads only.
+
+Everything here lists folders and reads small JSON files; names are compared as written, links are not resolved, so
+that DataLad datasets whose content is not there can be looked at.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bids_fmmtc.dataset.naming import Image, natural, some
+from bids_fmmtc.errors import InputError, MissingInputError, RepetitionTimeError
+
+Listing = Mapping[Path, frozenset[str]]
+
+_log = logging.getLogger(__name__)
+_DESCRIPTION = "dataset_description.json"
+_LABEL = re.compile(r"sub-([A-Za-z0-9+]+)")
+_PROBED = 20  # participants looked at to tell whether a folder that does not say so is fMRIPrep's
+_POINTER = b"/annex/objects/"
+
+
+def find_derivatives(bids_dir: Path, derivatives: Sequence[tuple[str | None, Path]] = ()) -> tuple[Path, ...]:
+    """Find the fMRIPrep datasets that a BIDS folder is or holds.
+
+    Parameters
+    ----------
+    bids_dir
+        An fMRIPrep output folder, or a raw dataset with one or several below ``derivatives/``.
+    derivatives
+        ``(name, path)`` of every ``--derivatives``; when given, nothing is looked for below ``bids_dir``.
+
+    Returns
+    -------
+    Absolute paths, links not resolved; where two hold the same recording, the first one counts.
+
+    Raises
+    ------
+    MissingInputError
+        If a folder that was named does not exist.
+    InputError
+        If no fMRIPrep dataset is found, or a folder cannot be read.
+    """
+    _refuse_no_folder(bids_dir, "Input")
+    found = [bids_dir] if _is_fmriprep(bids_dir) else []
+    if derivatives:
+        found += [root for name, path in derivatives for root in _named(name, path)]
+    elif not found:
+        found = _below(bids_dir)
+    if not found:
+        inside = [entry.name for entry in entries(bids_dir / "derivatives") if entry.is_dir()]
+        raise InputError(
+            f"{bids_dir} holds no fMRIPrep output: neither it nor a folder below its derivatives/ names fMRIPrep in "
+            f"{_DESCRIPTION} or holds *_desc-preproc_bold files; found {len(list_participants([bids_dir]))} sub-* "
+            f"folders, derivatives: {some(inside)}.",
+            "Give fMRIPrep's output folder as bids_dir, or name it with --derivatives PATH.",
+        )
+    roots = tuple(dict.fromkeys(Path(root).absolute() for root in found))
+    for root in roots:
+        if not (root / _DESCRIPTION).exists():
+            _log.warning("%s has no %s; taken for fMRIPrep output by its file names.", root, _DESCRIPTION)
+    return roots
+
+
+def _refuse_no_folder(path: Path, what: str) -> None:
+    if not path.exists():
+        raise MissingInputError(f"{what} folder {path} does not exist.", "Check the path, or the container's mounts.")
+    if not path.is_dir():
+        raise InputError(f"{what} {path} is not a folder.")
+
+
+def _named(name: str | None, path: Path) -> list[Path]:
+    _refuse_no_folder(path, "Derivatives")
+    found = [path] if _is_fmriprep(path) else _below(path)
+    if not found:
+        raise InputError(
+            f"--derivatives {name + '=' if name else ''}{path} is no fMRIPrep output: its {_DESCRIPTION} does not name "
+            "fMRIPrep and it holds no *_desc-preproc_bold files.",
+            "Name the folder that holds fMRIPrep's sub-* folders.",
+        )
+    return found
+
+
+def _below(folder: Path) -> list[Path]:
+    """List fMRIPrep datasets in derivatives/, and in the folder itself, as fMRIPrep's old output layout has them."""
+    found = []
+    for parent in (folder / "derivatives", folder):
+        for entry in sorted(entries(parent), key=lambda e: natural(e.name)):
+            path = parent / entry.name
+            likely = entry.name.lower().startswith("fmriprep")
+            # Other pipelines are told by name only: some of them keep desc-preproc files of their own.
+            if entry.is_dir() and (_names_fmriprep(path) or (likely and _holds_preproc(path))):
+                found.append(path)
+    return found
+
+
+def _is_fmriprep(folder: Path) -> bool:
+    return _names_fmriprep(folder) or _holds_preproc(folder)
+
+
+def _names_fmriprep(folder: Path) -> bool:
+    description = read_json(folder / _DESCRIPTION)
+    # The first entry made the dataset; apps that run on fMRIPrep's output list it after themselves.
+    made_by = description.get("GeneratedBy") or [description.get("PipelineDescription")]
+    first = made_by[0] if isinstance(made_by, list) else made_by
+    return isinstance(first, dict) and str(first.get("Name", "")).lower().startswith("fmriprep")
+
+
+def _holds_preproc(folder: Path) -> bool:
+    return any(
+        "_desc-preproc_bold.nii" in name
+        for label in list_participants([folder])[:_PROBED]
+        for names in func_files(folder, label).values()
+        for name in names
+    )
+
+
+def list_participants(roots: Iterable[Path]) -> tuple[str, ...]:
+    """List the labels of all ``sub-*`` folders of all roots, in natural order; files such as reports do not count.
+
+    Raises
+    ------
+    InputError
+        If a root cannot be read.
+    """
+    labels = {
+        match[1]
+        for root in roots
+        for entry in entries(root)
+        if (match := _LABEL.fullmatch(entry.name)) is not None and entry.is_dir()
+    }
+    return tuple(sorted(labels, key=natural))
+
+
+def func_files(root: Path, label: str) -> Listing:
+    """List the names in a participant's ``func`` folders, of all sessions or of none."""
+    subject = root / f"sub-{label}"
+    names = sorted(entry.name for entry in entries(subject))
+    folders = [subject / "func"] if "func" in names else []
+    folders += [subject / name / "func" for name in names if name.startswith("ses-")]
+    return {folder: frozenset(entry.name for entry in entries(folder)) for folder in folders}
+
+
+def entries(folder: Path) -> list[os.DirEntry[str]]:
+    """List a folder; one that is not there, or is a file, holds nothing.
+
+    Raises
+    ------
+    InputError
+        If the folder is there and cannot be read.
+    """
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise InputError(f"Folder {folder} cannot be read: {error.strerror}.", "Check its permissions.") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object; a file that is absent, not fetched or malformed counts as an empty one."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return data if isinstance(data, dict) else {}
+
+
+def refuse_absent(path: Path) -> None:
+    """Refuse a file whose content a DataLad or git-annex dataset has not fetched; empty files pass.
+
+    Raises
+    ------
+    MissingInputError
+        If the file is a dangling link or a git-annex pointer, or is not there any more.
+    """
+    try:
+        # An unlocked annexed file that is not fetched is a small text file with its key.
+        small = 0 < path.stat().st_size < 1024
+        fetched = not small or not path.read_bytes().startswith(_POINTER)
+    except FileNotFoundError:
+        if not path.is_symlink():
+            raise MissingInputError(
+                f"{path} is not there any more.", "If --bids-database-dir is older than the dataset, delete it."
+            ) from None
+        fetched = False
+    except OSError as error:
+        raise MissingInputError(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from None
+    if not fetched:
+        raise MissingInputError(
+            f"{path} is not fetched: its link leads nowhere or it is a git-annex pointer.",
+            f"datalad get {shlex.quote(str(path))}",
+        )
+
+
+class Sidecars:
+    """Repetition times by BIDS inheritance; remembers what the dataset's upper folders hold."""
+
+    def __init__(self) -> None:
+        self._upper: dict[Path, list[str]] = {}
+
+    def repetition_time(self, image: Image, names: Iterable[str]) -> float | None:
+        """Return the repetition time of the nearest sidecar that tells one; None leaves it to the image's header.
+
+        Parameters
+        ----------
+        image
+            The BOLD image.
+        names
+            Files in its folder.
+
+        Raises
+        ------
+        RepetitionTimeError
+            If it is zero or negative.
+        """
+        for path in self._applying(image, names):
+            value = read_json(path).get("RepetitionTime")
+            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+                if value <= 0:
+                    raise RepetitionTimeError(
+                        f"{path} gives a repetition time of {value} s, expected a positive one.",
+                        "Correct RepetitionTime in the sidecar.",
+                    )
+                return float(value)
+        return None
+
+    def _applying(self, image: Image, names: Iterable[str]) -> Iterable[Path]:
+        """Yield sidecars whose labels are all the image's: nearest folder first, then most specific name."""
+        labels = {f"{name}-{label}" for name, label in image.labels.items()}
+        folder = image.path.parent
+        while True:
+            here = names if folder == image.path.parent else self._list(folder)
+            apply = [(name.split("_")[:-1], name) for name in here if name.rpartition("_")[2] == "bold.json"]
+            for _, name in sorted(((-len(own), name) for own, name in apply if labels.issuperset(own))):
+                yield folder / name
+            if folder == image.root:
+                return
+            folder = folder.parent
+
+    def _list(self, folder: Path) -> list[str]:
+        if folder not in self._upper:
+            self._upper[folder] = [entry.name for entry in entries(folder) if entry.name.endswith("bold.json")]
+        return self._upper[folder]

@@ -1,0 +1,79 @@
+"""``scans.tsv``: the one table in which every recording of a session has a row, failed ones too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bids_fmmtc.dataset.sidecars import QUALITY_COLUMNS, SCANS_COLUMNS, failed_record
+from bids_fmmtc.dataset.store import Layout, read_table, write_json, write_table
+from bids_fmmtc.settings import Task
+from bids_fmmtc.types import Failure, Recording
+
+
+def session_key(key: str) -> str:
+    """Return a recording's key without its run."""
+    return "_".join(part for part in key.split("_") if not part.startswith("run-"))
+
+
+def session_of(key: str) -> str | None:
+    """Return the session label in a key, or None."""
+    return next((part[4:] for part in key.split("_") if part.startswith("ses-")), None)
+
+
+def write_scans(task: Task, rows: Sequence[Mapping[str, Any]], layout: Layout) -> None:
+    """Write ``scans.tsv`` of each session of a participant; rows of other recordings in it are kept.
+
+    Parameters
+    ----------
+    rows
+        One per recording: ``key``, ``status``, and ``flags`` and ``quality`` or the fields of a `Failure`.
+    """
+    by_key = {r.key: r for r in task.recordings}
+    tables: dict[str | None, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        key = row["key"]
+        recording = by_key.get(key)
+        session = recording.session if recording is not None else session_of(key)
+        record = _record_file(key, recording, session, layout, task.subject)
+        if row["status"] != "ok":
+            # Features of an earlier call must not outlive the failure that the record now tells of.
+            record.with_suffix(".safetensors").unlink(missing_ok=True)
+            write_json(record, failed_record(key, row["kind"], _failure(row).reason))
+        elif recording is not None:
+            _forget_failures(key, session, layout, task.subject)
+        name = record.relative_to(layout.folder(task.subject, session)).as_posix()
+        tables.setdefault(session, {})[name] = _scan_row(name, row)
+    for session, new in tables.items():
+        table = layout.scans(task.subject, session, ".tsv")
+        old = read_table(table) if table.is_file() else []
+        kept = {r["filename"]: r for r in old if (table.parent / r["filename"]).is_file()}
+        write_table(table, list(SCANS_COLUMNS), [row for _, row in sorted((kept | new).items())])
+        described = {k: v for k, v in SCANS_COLUMNS.items() if k != "filename"}
+        write_json(table.with_suffix(".json"), {"Description": "State and quality of each recording", **described})
+
+
+def _record_file(key: str, recording: Recording | None, session: str | None, layout: Layout, subject: str) -> Path:
+    """Return the file that tells a recording's state; one that discovery turned down has no space to name."""
+    if recording is not None:
+        return layout.derivative(recording, "features", ".json")
+    return layout.folder(subject, session) / "func" / f"{key}_desc-fmmtc_features.json"
+
+
+def _forget_failures(key: str, session: str | None, layout: Layout, subject: str) -> None:
+    """Remove the record of an earlier discovery failure, now that the recording works."""
+    folder = layout.folder(subject, session) / "func"
+    for stale in {key, session_key(key), f"sub-{subject}"}:
+        (folder / f"{stale}_desc-fmmtc_features.json").unlink(missing_ok=True)
+
+
+def _failure(row: Mapping[str, Any]) -> Failure:
+    return Failure(**{name: row[name] for name in Failure.__slots__})
+
+
+def _scan_row(name: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    if row["status"] != "ok":
+        return {"filename": name, "fmmtc_status": "failed", "fmmtc_reason": _failure(row).reason}
+    quality = {f"fmmtc_{k}": row["quality"][k] for k in QUALITY_COLUMNS}
+    return {"filename": name, "fmmtc_status": "ok", "fmmtc_flags": row["flags"], **quality}

@@ -1,0 +1,229 @@
+"""The JSON beside each derivative, and the columns of the tables; plain values in, mappings out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bids_fmmtc import __version__
+from bids_fmmtc.dataset.describe import NOT_A_DEVICE, PAPER
+from bids_fmmtc.recipe import Recipe
+from bids_fmmtc.types import Atlas, Prediction, Recording
+
+QUALITY_COLUMNS: Mapping[str, Mapping[str, str]] = {
+    "n_frames": {"Description": "Frames in the recording"},
+    "n_dropped": {"Description": "Leading non-steady-state frames dropped"},
+    "n_censored": {"Description": "Frames censored for motion"},
+    "n_frames_left": {"Description": "Frames used"},
+    "minutes_left": {"Description": "Duration of the frames used", "Units": "min"},
+    "repetition_time": {"Description": "Repetition time used", "Units": "s"},
+    "mean_fd": {"Description": "Mean framewise displacement (Power et al. 2012)", "Units": "mm"},
+    "max_fd": {"Description": "Largest framewise displacement", "Units": "mm"},
+    "share_high_fd": {"Description": "Share of frames with a framewise displacement above 0.5 mm"},
+    "mean_std_dvars": {"Description": "Mean standardised DVARS as fMRIPrep reports it"},
+    "tsnr": {"Description": "Temporal signal-to-noise ratio, median over labelled voxels"},
+    "mean_coverage": {"Description": "Coverage, mean over parcels"},
+    "n_low_coverage": {"Description": "Parcels with less than half of their voxels covered"},
+    "n_lost_parcels": {"Description": "Parcels without usable signal"},
+}
+SCANS_COLUMNS: Mapping[str, Mapping[str, Any]] = {
+    "filename": {"Description": "Record of the recording, relative to this file"},
+    "fmmtc_status": {"Description": "Outcome", "Levels": {"ok": "Features are there", "failed": "See fmmtc_reason"}},
+    "fmmtc_reason": {"Description": "Why it failed and what to do"},
+    "fmmtc_flags": {"Description": "Reasons for care, comma-separated"},
+    **{f"fmmtc_{name}": text for name, text in QUALITY_COLUMNS.items()},
+}
+PREDICTION_COLUMNS: Mapping[str, Mapping[str, Any]] = {
+    "participant_id": {"Description": "Participant"},
+    "session_id": {"Description": "Session"},
+    "fmmtc_probability": {"Description": "Calibrated probability of being a responder"},
+    "fmmtc_label": {"Description": "Class on this side of the threshold"},
+    "fmmtc_set": {"Description": "Classes in the conformal prediction set"},
+    "fmmtc_sd": {"Description": "Standard deviation of the probability over windows"},
+    "fmmtc_n_windows": {"Description": "Windows pooled over all runs"},
+    "fmmtc_n_models": {"Description": "Models averaged"},
+    "fmmtc_threshold": {"Description": "Decision threshold of the model"},
+    "fmmtc_qc": {"Description": "ok, the flags raised, or why there is no prediction"},
+    "fmmtc_n_volumes": {"Description": "Frames used, over all runs"},
+    "fmmtc_mean_fd": {"Description": "Mean framewise displacement, mean over runs", "Units": "mm"},
+    "fmmtc_coverage": {"Description": "Mean coverage of parcels, least over runs"},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """Turns paths into BIDS URIs: ``bids:<dataset>:<path>``, or ``bids::<path>`` inside the output."""
+
+    root: Path
+    datasets: Mapping[str, Path]
+
+    def uri(self, path: Path) -> str:
+        """Return the URI of a file; its plain name when it lies in no known dataset."""
+        if path.is_relative_to(self.root):
+            return f"bids::{path.relative_to(self.root).as_posix()}"
+        for name, folder in self.datasets.items():
+            if path.is_relative_to(folder):
+                return f"bids:{name}:{path.relative_to(folder).as_posix()}"
+        return path.name
+
+    def sources(self, recording: Recording) -> list[str]:
+        """Return the URIs of the files a recording is made of."""
+        return [self.uri(p) for p in (recording.bold, recording.mask, recording.confounds) if p is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What all sidecars of one recording share."""
+
+    recording: Recording
+    atlas: Atlas
+    recipe: Recipe
+    links: Links
+    quality: Mapping[str, Any]
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """Return the keys every sidecar starts with."""
+        return {
+            "Sources": [*self.links.sources(self.recording), f"bids:atlas:{self.atlas.name}"],
+            "TaskName": self.recording.task,
+            "RecipeDigest": self.recipe.digest,
+        }
+
+
+def timeseries_sidecar(about: Subject, regressors: Sequence[str]) -> dict[str, Any]:
+    """Describe the parcel series."""
+    q, d = about.quality, about.recipe.denoising
+    return {
+        "Description": "Mean BOLD signal per parcel, after the denoising named here; n/a marks lost parcels, and "
+        "frames dropped or censored.",
+        **about.common,
+        "SamplingFrequency": round(1 / q["repetition_time"], 9),
+        "RepetitionTime": q["repetition_time"],
+        "StartTime": 0,
+        "SpatialReference": about.recording.space,
+        "AtlasSpace": about.atlas.space,
+        "AtlasSHA256": about.atlas.sha256,
+        "AtlasPlacement": PLACEMENTS[q["placement"]],
+        "DenoisingStrategy": d.strategy,
+        "ConfoundRegressors": list(regressors),
+        "HighPassFilter": d.high_pass if d.high_pass is not None else "n/a",
+        "LowPassFilter": d.low_pass if d.low_pass is not None else "n/a",
+        "NumberOfVolumesDiscarded": q["n_dropped"],
+        "NumberOfVolumesCensored": q["n_censored"],
+        "MeanFramewiseDisplacement": q["mean_fd"] if q["mean_fd"] is not None else "n/a",
+        "Standardization": "none",
+    }
+
+
+PLACEMENTS = {
+    "same": "recording and atlas share one template space",
+    "packaged": "labels warped by the displacement field shipped with bids_fmmtc (an approximation; see its JSON)",
+    "templateflow": "labels warped by TemplateFlow's transform",
+    "affine": "labels taken as if both templates were one, some millimetres off (flagged)",
+}
+
+
+def coverage_sidecar(about: Subject) -> dict[str, Any]:
+    """Describe parcel coverage."""
+    return {
+        "Description": "Share of each parcel's voxels, on the grid of the recording, that lie inside the brain mask "
+        "and hold signal.",
+        **about.common,
+        "LeastCoverage": about.recipe.least_coverage,
+    }
+
+
+def relmat_sidecar(about: Subject, facts: Mapping[str, Any], node_file: str) -> dict[str, Any]:
+    """Describe the connectivity matrix over all frames left."""
+    return {
+        "Description": "Connectivity between parcels over all frames left; lost parcels are n/a.",
+        **about.common,
+        **facts,
+        "FisherZ": False,
+        "Weighted": True,
+        "Directed": False,
+        "ValidDiagonal": False,
+        "StorageFormat": "Full",
+        "NonNegative": False,
+        "NodeFiles": [f"bids::{node_file}"],
+        "NumberOfVolumes": about.quality["n_frames_left"],
+    }
+
+
+def features_record(about: Subject, key: str, shapes: Mapping[str, Sequence[int]], sha256: str) -> dict[str, Any]:
+    """Describe the features; with `failed_record` the one file every recording has."""
+    frames = about.recipe.windows
+    return {
+        "Description": "Features of each window and the state of the recording.",
+        "Key": key,
+        "Status": "ok",
+        **about.common,
+        "SoftwareVersion": __version__,
+        "FeaturesSHA256": sha256,
+        "Modalities": {name: {"Shape": list(shape)} for name, shape in shapes.items()},
+        "WindowRule": f"{frames.length} frames every {frames.stride}",
+        "Quality": dict(about.quality),
+    }
+
+
+def failed_record(key: str, kind: str, reason: str) -> dict[str, Any]:
+    """Describe a recording that failed."""
+    return {
+        "Description": "State of a recording that has no features.",
+        "Key": key,
+        "Status": "failed",
+        "Kind": kind,
+        "Reason": reason,
+        "SoftwareVersion": __version__,
+    }
+
+
+def prediction_sidecar(
+    prediction: Prediction | None, model: Mapping[str, Any], sources: Sequence[str], reason: str
+) -> dict[str, Any]:
+    """Describe a prediction, or its absence."""
+    data: dict[str, Any] = {
+        "Description": f"Prediction of treatment response ({PAPER}).",
+        "IntendedUse": NOT_A_DEVICE,
+        **model,
+        "SoftwareVersion": __version__,
+        "Sources": list(sources),
+    }
+    if prediction is None:
+        data |= {"Status": "failed", "Reason": reason}
+    else:
+        data |= {
+            "Status": "ok",
+            "PerWindow": [round(float(p), 6) for p in prediction.per_window],
+            "Flags": list(prediction.flags),
+        }
+    return data | {k: dict(v) for k, v in PREDICTION_COLUMNS.items()}
+
+
+def prediction_row(
+    subject: str, session: str | None, prediction: Prediction | None, qualities: Sequence[Mapping[str, Any]], qc: str
+) -> dict[str, Any]:
+    """Return the one row of a prediction table; a failed session has one too."""
+    row: dict[str, Any] = {"participant_id": f"sub-{subject}", "fmmtc_qc": qc}
+    if session is not None:
+        row["session_id"] = f"ses-{session}"
+    if qualities:
+        fds = [q["mean_fd"] for q in qualities if q["mean_fd"] is not None]
+        row["fmmtc_n_volumes"] = sum(q["n_frames_left"] for q in qualities)
+        row["fmmtc_mean_fd"] = sum(fds) / len(fds) if fds else None
+        row["fmmtc_coverage"] = min(q["mean_coverage"] for q in qualities)
+    if prediction is not None:
+        p = prediction.per_window
+        row |= {
+            "fmmtc_probability": round(prediction.probability, 6),
+            "fmmtc_label": prediction.label,
+            "fmmtc_set": prediction.prediction_set,
+            "fmmtc_sd": round(float(p.std(ddof=1)), 6) if len(p) > 1 else None,
+            "fmmtc_n_windows": len(p),
+            "fmmtc_n_models": 1,
+            "fmmtc_threshold": prediction.threshold,
+        }
+    return row

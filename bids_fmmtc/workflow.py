@@ -1,0 +1,183 @@
+"""Nipype, kept thin: one node a participant, whose interface starts one child process and waits for it.
+
+A child that is killed (out of memory, mostly) becomes a row like any other failure, and the pool of workers never
+notices; with work inside the worker itself a kill would break the pool (Nipype 1.11).
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nipype import config as nipype_config
+from nipype import logging as nipype_logging
+from nipype.interfaces.base import (
+    BaseInterfaceInputSpec,
+    File,
+    SimpleInterface,
+    TraitedSpec,
+    traits,
+)
+from nipype.pipeline import engine as pe
+
+from bids_fmmtc.dataset.store import read_record, write_json
+from bids_fmmtc.errors import FmmtcError
+from bids_fmmtc.participant import record_lost
+from bids_fmmtc.settings import Task
+from bids_fmmtc.types import Failure
+
+log = logging.getLogger("bids_fmmtc")
+
+POLL_SECONDS = 0.1  # Nipype's default of 2 s would cost one second a participant
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One participant's place in the work folder, and the memory its process may need."""
+
+    subject: str
+    folder: Path
+    memory_gb: float
+
+    @property
+    def task_file(self) -> Path:
+        """What the child is to do."""
+        return self.folder / "task.json"
+
+    @property
+    def partial_file(self) -> Path:
+        """What the child has done so far."""
+        return self.folder / "partial.json"
+
+    @property
+    def report_file(self) -> Path:
+        """The final report; there once the participant is through, however it ended."""
+        return self.folder / "report.json"
+
+    @property
+    def log_file(self) -> Path:
+        """What the child printed."""
+        return self.folder / "log.txt"
+
+
+def run_child(job: Job) -> dict[str, Any]:
+    """Start the child process of a participant, wait, and return its report; a killed child has one too.
+
+    The report is completed and stored in ``job.report_file`` in any case.
+    """
+    job.partial_file.unlink(missing_ok=True)
+    command = [sys.executable, "-m", "bids_fmmtc.participant", str(job.task_file), str(job.partial_file)]
+    with job.log_file.open("wb") as out:
+        code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False).returncode
+    report = read_record(job.partial_file) or {}
+    if not report.get("complete"):
+        task = Task.from_json(json.loads(job.task_file.read_text(encoding="utf-8")))
+        failure = _lost(task.subject, code, job.log_file)
+        report = record_lost(task, report, failure)
+    write_json(job.report_file, report)
+    return report
+
+
+def _lost(subject: str, code: int, log_file: Path) -> Failure:
+    """Say how a child ended that left no complete report."""
+    key = f"sub-{subject}"
+    if code < 0:
+        name = signal.Signals(-code).name
+        return Failure(
+            key,
+            "process",
+            "killed",
+            f"its process was killed by {name}.",
+            "Most often memory ran out: give fewer --nprocs, or more memory.",
+        )
+    lines = log_file.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    last = lines[-1] if lines else "it printed nothing"
+    return Failure(key, "process", "crashed", f"its process ended with code {code}: {last}.", f"See {log_file}.")
+
+
+class _SubjectInput(BaseInterfaceInputSpec):  # type: ignore[misc]
+    folder = traits.Str(mandatory=True, desc="folder of the participant's task")
+    subject = traits.Str(mandatory=True, desc="label without sub-")
+    stop = traits.Bool(desc="raise when anything fails", default_value=False, usedefault=True)
+
+
+class _SubjectOutput(TraitedSpec):  # type: ignore[misc]
+    report = File(desc="the participant's report")
+
+
+class ProcessSubject(SimpleInterface):  # type: ignore[misc]
+    """Run one participant in a child process."""
+
+    input_spec = _SubjectInput
+    output_spec = _SubjectOutput
+
+    def _run_interface(self, runtime: Any) -> Any:
+        job = Job(self.inputs.subject, Path(self.inputs.folder), 0)
+        report = run_child(job)
+        if self.inputs.stop and not succeeded(report):
+            raise FmmtcError(f"sub-{job.subject} failed; stopping as --stop-on-first-crash asks.")
+        self._results["report"] = str(job.report_file)
+        return runtime
+
+
+def succeeded(report: Mapping[str, Any]) -> bool:
+    """Tell whether every recording and session of a report has its result."""
+    rows = [*report.get("recordings", []), *report.get("sessions", [])]
+    return bool(report.get("complete")) and all(row["status"] == "ok" for row in rows)
+
+
+def build_workflow(jobs: Sequence[Job], base: Path, threads: int, *, stop: bool) -> Any:
+    """Return the graph: one node a participant, no edges, no conditions."""
+    workflow = pe.Workflow(name="bids_fmmtc", base_dir=str(base))
+    for job in jobs:
+        interface = ProcessSubject(folder=str(job.folder), subject=job.subject, stop=stop)
+        # What need not run again was left out before; a node that is here does run.
+        node = pe.Node(interface, name=f"sub_{job.subject}", mem_gb=job.memory_gb, n_procs=threads, overwrite=True)
+        workflow.add_nodes([node])
+    return workflow
+
+
+def run_jobs(jobs: Sequence[Job], base: Path, plugin: Mapping[str, Any], threads: int, *, stop: bool) -> None:
+    """Run the graph; whatever happens to workers, returns, and leaves reports of the jobs that ended.
+
+    Parameters
+    ----------
+    plugin
+        ``plugin`` and ``plugin_args`` as Nipype's ``run`` takes them.
+    """
+    nipype_config.update_config(
+        {
+            "logging": {"workflow_level": "CRITICAL", "interface_level": "CRITICAL", "utils_level": "ERROR"},
+            "execution": {
+                "crashdump_dir": str(base),
+                "crashfile_format": "txt",
+                "create_report": "false",
+                "hash_method": "timestamp",
+                "poll_sleep_duration": str(POLL_SECONDS),
+                "stop_on_first_crash": "true" if stop else "false",
+                "stop_on_first_rerun": "false",
+                "remove_unnecessary_outputs": "false",
+                "check_version": "false",
+            },
+        }
+    )
+    nipype_logging.update_logging(nipype_config)
+    workflow = build_workflow(jobs, base, threads, stop=stop)
+    # Every scheduling round collects garbage over all imported objects; frozen ones are passed by.
+    gc.collect()
+    gc.freeze()
+    try:
+        workflow.run(**plugin)
+    except Exception as error:
+        # A lost worker, or the stop that was asked for. Jobs without a report get their row from the caller.
+        log.debug("workflow ended early: %s", error)
+    finally:
+        gc.unfreeze()
