@@ -460,19 +460,24 @@ def main(arguments: Iterable[str]) -> int:
     """Run the task file given as first argument; the report goes to the second."""
     task_file, report_file = (Path(a) for a in arguments)
     task = Task.from_json(json.loads(task_file.read_text(encoding="utf-8")))
-    if any(m.name in task.weights for m in task.recipe.modalities) or task.bundle is not None:
-        _steady_torch(task.threads, task.seed)
+    if task.weights or task.bundle is not None:
+        task = replace(task, device=_steady_torch(task))
+    elif task.device == "auto":
+        task = replace(task, device="cpu")
     process_subject(task, lambda report: write_json(report_file, report))
     return 0
 
 
-def _steady_torch(threads: int, seed: int) -> None:
-    """Make the same input give the same bits: fixed threads, deterministic kernels."""
+def _steady_torch(task: Task) -> str:
+    """Make the same input give the same bits (fixed threads, deterministic kernels); return the device to use."""
     import torch  # noqa: PLC0415
 
-    torch.set_num_threads(threads)
-    torch.manual_seed(seed)
+    torch.set_num_threads(task.threads)
+    torch.manual_seed(task.seed)
     torch.use_deterministic_algorithms(mode=True)
+    if task.device != "auto":
+        return task.device
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 if __name__ == "__main__":

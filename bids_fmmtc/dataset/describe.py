@@ -66,6 +66,12 @@ def prepare_dataset(
     write_text(layout.root / "README.md", _README)
     rows = [{"desc_id": "desc-fmmtc", "description": f"Prediction of treatment response by {NAME} ({PAPER})."}]
     write_table(layout.root / "descriptions.tsv", ("desc_id", "description"), rows)
+    described = {
+        "Description": "What the desc- labels of this dataset stand for.",
+        "desc_id": {"Description": "Label"},
+        "description": {"Description": "What it stands for"},
+    }
+    write_json(layout.root / "descriptions.json", described)
     write_text(layout.root / "logs" / "CITATION.md", _CITATION)
     _write_atlas(layout.root, atlas)
 

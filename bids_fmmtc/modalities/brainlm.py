@@ -1,0 +1,925 @@
+"""BrainLM in one file: configuration, model, loader, and the modality that gives one CLS vector per window.
+
+BrainLM (Ortega Caro et al., "BrainLM: A foundation model for brain activity recordings", ICLR 2024) is a masked
+autoencoder of parcel time series. A token is 20 consecutive frames of one parcel; the encoder's CLS token sums up
+a window. This is the time-series architecture of checkpoint-1400 (256 wide) and ``old_13M`` (512 wide), written
+from its published facts; the later ``vitmae_*`` checkpoints are another architecture and are refused.
+
+Shapes: B windows, V parcels, T frames, P frames per token, N = T / P tokens per parcel, H width, S tokens at hand.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  (torch's own habit)
+
+from bids_fmmtc.errors import DataError, MissingInputError, RecipeError, WeightsError
+from bids_fmmtc.recipe import ModalitySpec, Recipe
+from bids_fmmtc.types import Float32, Int32, Windowed
+
+MAX_PIECES = 5000
+"""Rows of the position table: the most tokens one parcel can have."""
+
+EMBEDDING_DROPOUT = 0.1
+"""Dropout after the position table, in training; fixed by the architecture, not by the config."""
+
+_FETCH = "Fetch the weights with: bids_fmmtc-fetch brainlm."
+_OTHER = "Only BrainLM's time-series checkpoints fit (checkpoint-1400, old_13M), not the vitmae_* ones."
+
+
+# ---------------------------------------------------------------------------------------------------- configuration
+
+
+@dataclass(frozen=True, slots=True)
+class BrainLMConfig:
+    """The fields of BrainLM's ``config.json`` that shape the model, under the names of the file.
+
+    Nothing has a default: the reference's class defaults differ from every published checkpoint, so falling back
+    to them would build another model. Fields of the file that are not listed here are not used.
+
+    Parameters
+    ----------
+    hidden_size, decoder_hidden_size
+        Width H; both must be equal.
+    num_hidden_layers, num_attention_heads, intermediate_size
+        Encoder blocks, heads, and width of the feed-forward layer. ``decoder_...`` are the decoder's.
+    hidden_act, hidden_dropout_prob, layer_norm_eps, initializer_range
+        As in BERT; the activation must be ``gelu``.
+    conv_kernel_size
+        Taps of the depth-wise convolution along the tokens; odd.
+    num_landmarks, segment_means_seq_len
+        Must be equal: attention is then plain softmax attention, else Nyström's approximation.
+    timepoint_patching_size
+        P, frames per token.
+    num_brain_voxels, num_timepoints_per_voxel
+        Parcels and frames seen in training; the model accepts other numbers.
+    mask_ratio, loss_fn, use_tanh_decoder
+        Of pre-training.
+    patch_size, num_channels
+        Leftovers of ViT-MAE that size a tensor nothing uses.
+
+    Raises
+    ------
+    WeightsError
+        A value is out of range or asks for something BrainLM's checkpoints never had.
+    """
+
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    intermediate_size: int
+    decoder_hidden_size: int
+    decoder_num_hidden_layers: int
+    decoder_num_attention_heads: int
+    decoder_intermediate_size: int
+    hidden_act: str
+    hidden_dropout_prob: float
+    layer_norm_eps: float
+    initializer_range: float
+    conv_kernel_size: int
+    num_landmarks: int
+    segment_means_seq_len: int
+    timepoint_patching_size: int
+    num_brain_voxels: int
+    num_timepoints_per_voxel: int
+    mask_ratio: float
+    loss_fn: str
+    use_tanh_decoder: bool
+    patch_size: int
+    num_channels: int
+
+    def __post_init__(self) -> None:
+        counts = [f.name for f in fields(self) if f.type == "int" and getattr(self, f.name) < 1]
+        if counts:
+            raise WeightsError(f"BrainLM config: {', '.join(counts)} must be at least 1.")
+        for ok, message in (
+            (self.decoder_hidden_size == self.hidden_size, "decoder_hidden_size must equal hidden_size"),
+            (self.hidden_size % 2 == 0, "hidden_size must be even"),
+            (self.hidden_size % self.num_attention_heads == 0, "hidden_size must be divisible by the heads"),
+            (
+                self.hidden_size % self.decoder_num_attention_heads == 0,
+                "decoder_hidden_size must be divisible by the decoder's heads",
+            ),
+            (
+                self.num_landmarks == self.segment_means_seq_len,
+                "num_landmarks must equal segment_means_seq_len (full softmax attention)",
+            ),
+            (self.hidden_act == "gelu", f"hidden_act must be gelu, found {self.hidden_act!r}"),
+            (self.conv_kernel_size % 2 == 1, "conv_kernel_size must be odd"),
+            (self.loss_fn in ("mse", "mae"), f"loss_fn must be mse or mae, found {self.loss_fn!r}"),
+            (0 <= self.mask_ratio < 1, "mask_ratio must lie in 0..1, below 1"),
+            (0 <= self.hidden_dropout_prob < 1, "hidden_dropout_prob must lie in 0..1, below 1"),
+            (0 < self.layer_norm_eps < math.inf, "layer_norm_eps must be positive"),
+            (0 <= self.initializer_range < math.inf, "initializer_range must not be negative"),
+        ):
+            if not ok:
+                raise WeightsError(f"BrainLM config: {message}.", _OTHER)
+
+    @classmethod
+    def from_json(cls, data: Any, source: str = "config.json") -> BrainLMConfig:
+        """Build a config from the content of a ``config.json``.
+
+        Parameters
+        ----------
+        data
+            The parsed JSON.
+        source
+            What to call it in messages.
+
+        Raises
+        ------
+        WeightsError
+            Not BrainLM's config, a field is missing or of the wrong type; all such fields are named.
+        """
+        if not isinstance(data, Mapping):
+            raise WeightsError(f"{source}: expected an object, found {type(data).__name__}.", _OTHER)
+        model_type = data.get("model_type", "brainlm_mae")
+        if model_type != "brainlm_mae":
+            raise WeightsError(f"{source}: model_type is {model_type!r}, expected 'brainlm_mae'.", _OTHER)
+        missing = [f.name for f in fields(cls) if f.name not in data]
+        if missing:
+            raise WeightsError(
+                f"{source}: not a BrainLM config, these fields are missing: {', '.join(missing)}.", _OTHER
+            )
+        # bool is an int in Python but not in JSON, hence `type` and not `isinstance`.
+        kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
+        wrong = [f.name for f in fields(cls) if type(data[f.name]) not in kinds[str(f.type)]]
+        if wrong:
+            found = ", ".join(f"{name} = {json.dumps(data[name])}" for name in wrong)
+            raise WeightsError(f"{source}: fields of the wrong type: {found}.", _OTHER)
+        return cls(**{f.name: data[f.name] for f in fields(cls)})
+
+    @classmethod
+    def from_file(cls, path: Path) -> BrainLMConfig:
+        """Read a ``config.json``.
+
+        Raises
+        ------
+        MissingInputError
+            The file is not there.
+        WeightsError
+            It is not readable JSON, or as `from_json`.
+        """
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise MissingInputError(f"BrainLM config {path} does not exist.", _FETCH) from None
+        except (OSError, ValueError) as error:
+            raise WeightsError(f"BrainLM config {path} is not readable JSON: {error}.", _FETCH) from None
+        return cls.from_json(data, str(path))
+
+
+# ------------------------------------------------------------------------------------------------------------ model
+# Attribute names are those of the published state dicts, odd ones included (`self.self`): only then can a file be
+# checked name by name.
+
+
+class SelfAttention(nn.Module):
+    """Softmax attention over all tokens, plus a depth-wise convolution of the values along the token axis."""
+
+    def __init__(self, width: int, heads: int, kernel: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.conv = nn.Conv2d(heads, heads, (kernel, 1), padding=(kernel // 2, 0), groups=heads, bias=False)
+
+    def forward(self, x: Tensor, rows: int) -> Tensor:
+        """Attend from the first ``rows`` tokens of x [B,S,H] to all S; return [B,rows,H]."""
+        q = self._split(self.query(x[:, :rows]))  # [B,rows,H] -> [B,heads,rows,H/heads]
+        k = self._split(self.key(x))  # [B,S,H] -> [B,heads,S,H/heads]
+        v = self._split(self.value(x))  # [B,S,H] -> [B,heads,S,H/heads]
+        context = F.scaled_dot_product_attention(q, k, v)  # [B,heads,rows,H/heads]
+        # The convolution of a row reaches half a kernel further, so that many values are all it needs.
+        reach = rows + self.conv.kernel_size[0] // 2
+        out: Tensor = context + self.conv(v[:, :, :reach])[:, :, :rows]
+        return out.transpose(1, 2).flatten(2)  # [B,heads,rows,H/heads] -> [B,rows,H]
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
+
+
+class AddNorm(nn.Module):
+    """Linear layer, residual, LayerNorm after it (post-norm, as in BERT)."""
+
+    def __init__(self, width_in: int, width: int, config: BrainLMConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width_in, width)
+        self.LayerNorm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Map x [B,S,width_in] to [B,S,H] and add it to residual [B,S,H]."""
+        out: Tensor = self.LayerNorm(self.dropout(self.dense(x)) + residual)
+        return out
+
+
+class Attention(nn.Module):
+    """The attention half of a block."""
+
+    def __init__(self, width: int, heads: int, config: BrainLMConfig) -> None:
+        super().__init__()
+        self.self = SelfAttention(width, heads, config.conv_kernel_size)
+        self.output = AddNorm(width, width, config)
+
+    def forward(self, x: Tensor, rows: int) -> Tensor:
+        """Return the first ``rows`` of S tokens: [B,S,H] -> [B,rows,H]."""
+        out: Tensor = self.output(self.self(x, rows), x[:, :rows])
+        return out
+
+
+class Intermediate(nn.Module):
+    """Widening layer of the feed-forward half of a block."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(width, inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,S,H] -> [B,S,inner]."""
+        return F.gelu(self.dense(x))
+
+
+class Block(nn.Module):
+    """One transformer block: attention with convolution, then a feed-forward network, each post-norm."""
+
+    def __init__(self, width: int, heads: int, inner: int, config: BrainLMConfig) -> None:
+        super().__init__()
+        self.attention = Attention(width, heads, config)
+        self.intermediate = Intermediate(width, inner)
+        self.output = AddNorm(inner, width, config)
+
+    def forward(self, x: Tensor, rows: int | None = None) -> Tensor:
+        """Return the first ``rows`` tokens (all if None): [B,S,H] -> [B,rows,H]."""
+        x = self.attention(x, x.shape[1] if rows is None else rows)
+        out: Tensor = self.output(self.intermediate(x), x)
+        return out
+
+
+class Positions(nn.Module):
+    """Fixed sine and cosine of the piece number within a parcel; a buffer that the checkpoints store."""
+
+    pe: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        n = torch.arange(MAX_PIECES).unsqueeze(1)  # [5000,1]
+        angle = n * torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))  # [5000,H/2]
+        table = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)  # [5000,H/2,2] -> [5000,H]
+        self.register_buffer("pe", table)
+        self.dropout = nn.Dropout(EMBEDDING_DROPOUT)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add the table to x [B,V,N,H]."""
+        out: Tensor = self.dropout(x + self.pe[: x.shape[2]])
+        return out
+
+
+class Tokens(NamedTuple):
+    """What the encoder sees.
+
+    ``x`` [B,1+kept,H] is the CLS token and the kept tokens in the given order; ``mask`` [B,V*N] float is 0 for kept
+    and 1 for removed tokens, parcel by parcel; ``restore`` [B,V*N] int64 is the place of each token in the order.
+    """
+
+    x: Tensor
+    mask: Tensor
+    restore: Tensor
+
+
+class Embeddings(nn.Module):
+    """Pieces of signal, parcel coordinates and positions to tokens."""
+
+    def __init__(self, config: BrainLMConfig) -> None:
+        super().__init__()
+        width = config.hidden_size
+        self.patch = config.timepoint_patching_size
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.signal_embedding_projection = nn.Linear(self.patch, width)
+        self.xyz_embedding_projection = nn.Linear(3, width)
+        self.pos_embedding = Positions(width)
+
+    def forward(self, signal: Tensor, xyz: Tensor, order: Tensor, mask_ratio: float) -> Tokens:
+        """Embed signal [B,V,T] and xyz [B,V,3]; keep the first tokens of order [B,V*N]."""
+        x = self.signal_embedding_projection(pieces(signal, self.patch))  # [B,V,N,P] -> [B,V,N,H]
+        x = x + self.xyz_embedding_projection(xyz).unsqueeze(2)  # + [B,V,1,H]
+        x = self.pos_embedding(x).flatten(1, 2)  # [B,V,N,H] -> [B,V*N,H]
+
+        keep = int(x.shape[1] * (1 - mask_ratio))
+        restore = order.argsort(dim=1)  # [B,V*N]
+        mask = (restore >= keep).to(x.dtype)  # [B,V*N]
+        x = x.gather(1, order[:, :keep, None].expand(-1, -1, x.shape[2]))  # [B,V*N,H] -> [B,kept,H]
+        x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1)  # [B,1+kept,H]
+        return Tokens(x, mask, restore)
+
+
+class Encoder(nn.Module):
+    """The encoder's blocks."""
+
+    def __init__(self, config: BrainLMConfig) -> None:
+        super().__init__()
+        shape = (config.hidden_size, config.num_attention_heads, config.intermediate_size)
+        self.layer = nn.ModuleList(Block(*shape, config) for _ in range(config.num_hidden_layers))
+
+
+class Trunk(nn.Module):
+    """Embedding, encoder and final LayerNorm: all that a CLS needs."""
+
+    def __init__(self, config: BrainLMConfig) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(config)
+        self.encoder = Encoder(config)
+        self.layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+
+class Decoder(nn.Module):
+    """Latent tokens back to pieces of signal; used in pre-training only."""
+
+    def __init__(self, config: BrainLMConfig) -> None:
+        super().__init__()
+        width, patch = config.decoder_hidden_size, config.timepoint_patching_size
+        shape = (width, config.decoder_num_attention_heads, config.decoder_intermediate_size)
+        self.tanh = config.use_tanh_decoder
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.decoder_embed = nn.Linear(config.hidden_size, width)
+        self.decoder_xyz_projection = nn.Linear(3, width)
+        self.pos_embedding = Positions(width)
+        self.decoder_layers = nn.ModuleList(Block(*shape, config) for _ in range(config.decoder_num_hidden_layers))
+        self.decoder_norm = nn.LayerNorm(width, eps=config.layer_norm_eps)
+        self.decoder_pred = nn.Linear(width, config.patch_size**2 * config.num_channels)  # in every file, never used
+        self.decoder_pred1 = nn.Linear(width, width // 2)
+        self.decoder_pred2 = nn.Linear(width // 2, patch)
+
+    def forward(self, latent: Tensor, restore: Tensor, xyz: Tensor) -> Tensor:
+        """Decode latent [B,1+kept,H], restore [B,V*N] and xyz [B,V,3] to pieces [B,V,N,P]."""
+        x = self.decoder_embed(latent)  # [B,1+kept,H]
+        cls, x = x[:, :1], x[:, 1:]
+        batch, kept, width = x.shape
+        masked = self.mask_token.expand(batch, restore.shape[1] - kept, -1)
+        x = torch.cat([x, masked], dim=1)  # [B,kept,H] -> [B,V*N,H]
+        x = x.gather(1, restore[:, :, None].expand(-1, -1, width))  # given order -> parcel by parcel
+        x = x.view(batch, xyz.shape[1], -1, width)  # [B,V*N,H] -> [B,V,N,H]
+        x = self.pos_embedding(x + self.decoder_xyz_projection(xyz).unsqueeze(2))
+        x = torch.cat([cls, x.flatten(1, 2)], dim=1)  # [B,V,N,H] -> [B,1+V*N,H]
+        for block in self.decoder_layers:
+            x = block(x)
+        x = F.leaky_relu(self.decoder_pred1(self.decoder_norm(x)), 0.1)  # [B,1+V*N,H] -> [B,1+V*N,H/2]
+        x = self.decoder_pred2(x)[:, 1:]  # [B,1+V*N,H/2] -> [B,V*N,P]
+        out: Tensor = x.reshape(batch, xyz.shape[1], -1, x.shape[2])  # [B,V*N,P] -> [B,V,N,P]
+        return out.tanh() if self.tanh else out
+
+
+class BrainLM(nn.Module):
+    """BrainLM: encoder and decoder, under the parameter names of the published checkpoints.
+
+    A new model has random weights: encoder normal, decoder Xavier uniform (the decoder's convolutions as torch
+    makes them), biases zero. Attention maps are never kept. In training mode dropout acts as in the reference; in
+    evaluation mode every method is a pure function of its arguments.
+
+    Parameters
+    ----------
+    config
+        Shapes and constants.
+
+    Notes
+    -----
+    The blocks are Nyströmformer's, but with as many landmarks as segment means they compute plain softmax attention.
+    The convolution makes the result depend on the token order, also where nothing is masked; so the order is always
+    the caller's choice.
+    """
+
+    def __init__(self, config: BrainLMConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.weights_sha256: str | None = None
+        """Of the file the weights came from; None for a model that was not loaded."""
+        self.vit = Trunk(config)
+        self.decoder = Decoder(config)
+        self._initialise()
+
+    def embed(
+        self,
+        signal: Tensor,
+        xyz: Tensor,
+        *,
+        order: Tensor | None = None,
+        noise: Tensor | None = None,
+        mask_ratio: float = 0.0,
+    ) -> Tokens:
+        """Turn signals into the tokens that the encoder sees.
+
+        Parameters
+        ----------
+        signal
+            [B,V,T] float, scaled to about unit variance; T a multiple of the patch size.
+        xyz
+            [B,V,3] parcel centres in MNI millimetres.
+        order
+            [V*N] or [B,V*N] int64, a permutation: the encoder sees token ``order[0]`` first. A token's number is
+            parcel * N + piece. None stands for 0, 1, 2, ...
+        noise
+            [V*N] or [B,V*N] numbers to sort instead: ``order = argsort(noise)``, the first of equal numbers first.
+            Uniform noise is BrainLM's training.
+        mask_ratio
+            Share of tokens removed, from the end of the order; 0 for features.
+
+        Raises
+        ------
+        DataError
+            Shapes do not fit, T is not a multiple of the patch size, or a parcel has more than 5000 pieces.
+        ValueError
+            ``order`` is no permutation, ``order`` and ``noise`` are both given, the ratio is outside 0..1, or tokens
+            are to be removed and neither tells which.
+        """
+        patch = self.config.timepoint_patching_size
+        _check(signal, xyz, patch)
+        if not 0 <= mask_ratio < 1:
+            raise ValueError(f"mask_ratio must lie in 0..1, below 1, found {mask_ratio}")
+        if mask_ratio > 0 and order is None and noise is None:
+            raise ValueError("removing tokens needs an order or noise: in plain order the last parcels would go")
+        tokens = signal.shape[1] * (signal.shape[2] // patch)
+        order = _as_order(order, noise, (signal.shape[0], tokens), signal.device)
+        out: Tokens = self.vit.embeddings(signal, xyz, order, mask_ratio)
+        return out
+
+    def hidden_states(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the embedded tokens [B,S,H], then the same after each block, before the final LayerNorm."""
+        yield x
+        for block in self.vit.encoder.layer:
+            x = block(x)
+            yield x
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Return the last hidden state [B,S,H] of embedded tokens [B,S,H]; row 0 is the CLS token."""
+        for block in self.vit.encoder.layer:
+            x = block(x)
+        out: Tensor = self.vit.layernorm(x)
+        return out
+
+    def cls(self, signal: Tensor, xyz: Tensor, order: Tensor | None = None) -> Tensor:
+        """Return the CLS vector [B,H] of whole signals: ``encode(embed(...).x)[:, 0]`` at less cost.
+
+        Nothing reads the last block's other tokens, so there only the CLS row is computed: it needs keys and values of
+        all tokens, its own query, and the few values that the convolution reaches from position 0.
+
+        Parameters
+        ----------
+        signal, xyz, order
+            As for `embed`.
+
+        Raises
+        ------
+        DataError, ValueError
+            As `embed`.
+        """
+        x = self.embed(signal, xyz, order=order).x  # [B,1+V*N,H]
+        *blocks, last = self.vit.encoder.layer
+        for block in blocks:
+            x = block(x)
+        # Two rows, not one: torch splits the keys of a lone query among the threads, and the bits of that sum would
+        # depend on their number.
+        out: Tensor = self.vit.layernorm(last(x, rows=2)[:, 0])  # [B,2,H] -> [B,H]
+        return out
+
+    def decode(self, latent: Tensor, restore: Tensor, xyz: Tensor) -> Tensor:
+        """Reconstruct all pieces of the signal.
+
+        Parameters
+        ----------
+        latent
+            [B,1+kept,H], the last hidden state.
+        restore
+            [B,V*N] int64 from `embed`.
+        xyz
+            [B,V,3] parcel centres in MNI millimetres; V may differ from the config's.
+
+        Returns
+        -------
+        Tensor
+            [B,V,N,P] in the units of the signal.
+        """
+        out: Tensor = self.decoder(latent, restore, xyz)
+        return out
+
+    def reconstruction_loss(self, logits: Tensor, signal: Tensor, mask: Tensor, kind: str | None = None) -> Tensor:
+        """Mean error over the masked pieces alone; NaN where nothing is masked, as there is nothing to average.
+
+        Parameters
+        ----------
+        logits
+            [B,V,N,P] from `decode`.
+        signal
+            [B,V,T], the true signal.
+        mask
+            [B,V*N] from `embed`, 1 where a token was removed.
+        kind
+            ``mse`` or ``mae``; None takes the config's.
+
+        Returns
+        -------
+        Tensor
+            A scalar, in units of the signal, squared for ``mse``.
+
+        Raises
+        ------
+        ValueError
+            Another ``kind``.
+        """
+        kind = self.config.loss_fn if kind is None else kind
+        if kind not in ("mse", "mae"):
+            raise ValueError(f"kind must be mse or mae, found {kind!r}")
+        error = logits - pieces(signal, logits.shape[-1])  # [B,V,N,P]
+        error = error.square() if kind == "mse" else error.abs()
+        weight = mask.view(*logits.shape[:3], 1).expand_as(error)  # [B,V*N] -> [B,V,N,P]
+        loss: Tensor = (error * weight).sum() / weight.sum()
+        return loss
+
+    def _initialise(self) -> None:
+        std = self.config.initializer_range
+        for name, module in self.named_modules():
+            encoder = name.startswith("vit.")
+            if isinstance(module, nn.Linear):
+                _ = nn.init.normal_(module.weight, std=std) if encoder else nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+            elif isinstance(module, nn.Conv2d) and encoder:
+                nn.init.normal_(module.weight, std=std)
+        nn.init.normal_(self.vit.embeddings.cls_token, std=std)
+        nn.init.normal_(self.decoder.mask_token, std=std)
+
+
+def pieces(signal: Tensor, patch: int) -> Tensor:
+    """Cut each parcel's series into consecutive pieces: [B,V,T] -> [B,V,N,P]."""
+    return signal.reshape(*signal.shape[:2], -1, patch)
+
+
+def _check(signal: Tensor, xyz: Tensor, patch: int) -> None:
+    if signal.ndim != 3 or xyz.shape != (*signal.shape[:2], 3):
+        raise DataError(
+            f"BrainLM: expected signal (B, V, T) and xyz (B, V, 3), found {tuple(signal.shape)} and {tuple(xyz.shape)}."
+        )
+    frames = signal.shape[2]
+    if frames == 0 or frames % patch:
+        raise DataError(f"BrainLM: a window must hold a multiple of {patch} frames, found {frames}.")
+    if frames // patch > MAX_PIECES:
+        raise DataError(f"BrainLM: a window holds at most {MAX_PIECES * patch} frames, found {frames}.")
+
+
+def _as_order(order: Tensor | None, noise: Tensor | None, shape: tuple[int, int], device: torch.device) -> Tensor:
+    """Return the order as a checked [B,V*N] int64 tensor."""
+    if order is not None and noise is not None:
+        raise ValueError("give an order or noise, not both")
+    plain = torch.arange(shape[1], device=device).expand(shape)
+    given = order if noise is None else noise
+    if given is None:
+        return plain
+    if tuple(given.shape) not in (shape, shape[1:]):
+        raise ValueError(f"an order or noise must be {shape[1:]} or {shape}, found {tuple(given.shape)}")
+    given = given.to(device).expand(shape)
+    if noise is not None:
+        return given.argsort(dim=1, stable=True)  # the reference leaves open which of two equal numbers comes first
+    if given.is_floating_point() or not torch.equal(given.long().sort(dim=1).values, plain):
+        raise ValueError(f"an order must hold each of 0..{shape[1] - 1} once")
+    return given.long()
+
+
+# ---------------------------------------------------------------------------------------------------------- loading
+
+
+def weights_file(folder: Path) -> Path:
+    """Return the weights in a checkpoint folder: ``model.safetensors``, else ``pytorch_model.bin``.
+
+    Raises
+    ------
+    MissingInputError
+        The folder or both files are not there.
+    """
+    if not folder.is_dir():
+        raise MissingInputError(f"BrainLM folder {folder} does not exist.", _FETCH)
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).is_file():
+            return folder / name
+    raise MissingInputError(f"BrainLM folder {folder} holds neither model.safetensors nor pytorch_model.bin.", _FETCH)
+
+
+def weights_sha256(folder: Path) -> str:
+    """Return the sha256, as lower-case hexadecimal, of the file that `weights_file` finds.
+
+    Raises
+    ------
+    MissingInputError
+        As `weights_file`.
+    """
+    with weights_file(folder).open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()  # reads in chunks
+
+
+def load_brainlm(folder: Path, expected_sha256: str | None = None, device: str = "cpu") -> BrainLM:
+    """Load a BrainLM checkpoint, strictly, in evaluation mode and float32.
+
+    Parameters
+    ----------
+    folder
+        Holds ``config.json``, and ``model.safetensors`` or ``pytorch_model.bin``.
+    expected_sha256
+        What the weights file must hash to; None accepts any. `BrainLM.weights_sha256` tells what it was.
+    device
+        torch device name.
+
+    Raises
+    ------
+    MissingInputError
+        The folder or a file in it is not there.
+    WeightsError
+        Another checksum; a config or file that cannot be read or holds anything but tensors; names or shapes that
+        are not exactly the architecture's, all listed; values that are not finite.
+    """
+    path = weights_file(folder)
+    config = BrainLMConfig.from_file(folder / "config.json")
+    sha256 = weights_sha256(folder)
+    if expected_sha256 is not None and sha256 != expected_sha256.lower():
+        raise WeightsError(
+            f"BrainLM weights {path} have sha256 {sha256}, expected {expected_sha256}.",
+            "The file is damaged or of another checkpoint. " + _FETCH,
+        )
+    state = _read_state(path)
+    with torch.device("meta"):  # shapes without memory: the file brings the values
+        model = BrainLM(config)
+    _check_state(state, model.state_dict(), path)
+    model.load_state_dict({name: value.to(torch.float32) for name, value in state.items()}, assign=True)
+    model.weights_sha256 = sha256
+    return model.to(device).eval()
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    hint = "The file is truncated or not a checkpoint. " + _FETCH
+    try:
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            # weights_only: a pickle can run any code while it is read; this reader builds tensors alone.
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        first = (str(error).splitlines() or [""])[0]
+        raise WeightsError(f"BrainLM weights {path} cannot be read: {type(error).__name__}: {first}", hint) from None
+    if not isinstance(state, Mapping):
+        raise WeightsError(f"BrainLM weights {path} hold a {type(state).__name__}, expected tensors by name.", hint)
+    odd = [str(name) for name, value in state.items() if not (isinstance(name, str) and _is_plain(value))]
+    if odd:
+        raise WeightsError(f"BrainLM weights {path}: no plain floating-point tensors: {', '.join(odd)}.", hint)
+    return dict(state)
+
+
+def _is_plain(value: Any) -> bool:
+    return (
+        isinstance(value, Tensor)
+        and value.is_floating_point()
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+    )
+
+
+def _check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: Path) -> None:
+    """Compare names, shapes and values with what the architecture expects; raise once for all that differ."""
+    shared = sorted(set(state) & set(expected))
+    shapes = [
+        f"{name} is {tuple(state[name].shape)}, expected {tuple(expected[name].shape)}"
+        for name in shared
+        if state[name].shape != expected[name].shape
+    ]
+    problems = [
+        f"{what}: {', '.join(names)}"
+        for what, names in (
+            ("missing", sorted(set(expected) - set(state))),
+            ("unexpected", sorted(set(state) - set(expected))),
+            ("of another shape", shapes),
+            ("not finite", [name for name in shared if not bool(state[name].isfinite().all())]),
+        )
+        if names
+    ]
+    if problems:
+        raise WeightsError(f"BrainLM weights {path} do not fit. {'; '.join(problems)}.", _OTHER)
+
+
+# --------------------------------------------------------------------------------------------------------- modality
+
+
+@dataclass(frozen=True, slots=True)
+class TokenOrder:
+    """In which order the encoder sees the tokens; it changes the CLS, so it is part of the recipe.
+
+    In training the order was random, anew each time. ``identity`` (parcel by parcel) is simple and repeatable but no
+    order the model saw; ``shuffles`` averages the CLS of ``count`` random orders, at that many times the cost.
+
+    Parameters
+    ----------
+    kind
+        ``identity``, ``permutation`` or ``shuffles``.
+    permutation
+        Of all V*N token numbers, for ``permutation``.
+    count, seed
+        How many random orders, and the seed of PCG64, for ``shuffles``.
+
+    Raises
+    ------
+    RecipeError
+        An unknown kind, or values that no order fits.
+    """
+
+    kind: str = "identity"
+    permutation: tuple[int, ...] = ()
+    count: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        where = "recipe: brainlm token_order"
+        if self.kind not in _ORDER_FIELDS:
+            raise RecipeError(f"{where}: {self.kind!r} is none of {', '.join(_ORDER_FIELDS)}.")
+        if not all(type(i) is int for i in self.permutation):
+            raise RecipeError(f"{where}: a permutation holds whole numbers.")
+        if sorted(self.permutation) != list(range(len(self.permutation))):
+            raise RecipeError(f"{where}: a permutation of n tokens holds each of 0..n-1 once.")
+        if self.kind == "permutation" and not self.permutation:
+            raise RecipeError(f"{where}: the permutation is empty.")
+        if type(self.count) is not int or self.count < 1:
+            raise RecipeError(f"{where}: count must be a whole number of at least 1, found {self.count!r}.")
+        if type(self.seed) is not int or self.seed < 0:
+            raise RecipeError(f"{where}: seed must be a whole number of at least 0, found {self.seed!r}.")
+
+    @classmethod
+    def from_json(cls, data: Any) -> TokenOrder:
+        """Build an order from the recipe's option ``token_order``; each kind needs all its fields and no others.
+
+        Raises
+        ------
+        RecipeError
+            As the class, or an unknown or missing field.
+        """
+        where = "recipe: brainlm token_order"
+        if not isinstance(data, Mapping):
+            raise RecipeError(f"{where}: expected an object, found {data!r}.")
+        kind = data.get("kind")
+        if not isinstance(kind, str) or kind not in _ORDER_FIELDS:
+            raise RecipeError(f"{where}: kind {kind!r} is none of {', '.join(_ORDER_FIELDS)}.")
+        needed = {"kind", *_ORDER_FIELDS[kind]}
+        if set(data) != needed:
+            raise RecipeError(f"{where}: {kind} has the fields {sorted(needed)}, found {sorted(map(str, data))}.")
+        values = dict(data)
+        if "permutation" in values:
+            if not isinstance(values["permutation"], list | tuple):
+                raise RecipeError(f"{where}: permutation must be a list.")
+            values["permutation"] = tuple(values["permutation"])
+        return cls(**values)
+
+    def orders(self, tokens: int) -> Iterator[NDArray[np.int64]]:
+        """Yield the orders (V*N,) for that many tokens.
+
+        Raises
+        ------
+        RecipeError
+            The permutation is of another length.
+        """
+        self.check(tokens)
+        if self.kind == "identity":
+            yield np.arange(tokens)
+        elif self.kind == "permutation":
+            yield np.array(self.permutation, dtype=np.int64)
+        else:
+            # Raw words of PCG64, sorted: numpy promises that stream for ever, but not that of `permutation()`.
+            stream = np.random.PCG64(self.seed)
+            for _ in range(self.count):
+                yield np.argsort(stream.random_raw(tokens), kind="stable")
+
+    def check(self, tokens: int) -> None:
+        """Raise RecipeError if the permutation is not of that many tokens."""
+        if self.kind == "permutation" and len(self.permutation) != tokens:
+            raise RecipeError(
+                f"recipe: brainlm token_order: the permutation has {len(self.permutation)} entries, expected {tokens} "
+                "(parcels times tokens per parcel)."
+            )
+
+
+_ORDER_FIELDS: dict[str, tuple[str, ...]] = {
+    "identity": (),
+    "permutation": ("permutation",),
+    "shuffles": ("count", "seed"),
+}
+
+
+class BrainLMModality:
+    """The CLS vector of each window: the modality ``brainlm``, (W, H) float32.
+
+    Parameters
+    ----------
+    model
+        A BrainLM in evaluation mode.
+    order
+        The token order.
+    """
+
+    name = "brainlm"
+
+    def __init__(self, model: BrainLM, order: TokenOrder) -> None:
+        self.model = model
+        self.order = order
+
+    @classmethod
+    def from_spec(cls, spec: ModalitySpec, recipe: Recipe, weights: Path | None, device: str) -> BrainLMModality:
+        """Load the encoder that a recipe asks for.
+
+        Parameters
+        ----------
+        spec
+            Its only option is ``token_order`` (see `TokenOrder`); without it the order is ``identity``.
+        recipe
+            ``windows.length`` must be a multiple of the frames per token.
+        weights
+            Folder with ``config.json`` and the weights file.
+        device
+            torch device name.
+
+        Raises
+        ------
+        RecipeError
+            An unknown option, a token order that does not fit, or a window length that tokens do not divide.
+        MissingInputError
+            The folder is not given or not there.
+        WeightsError
+            As `load_brainlm`.
+        """
+        unknown = sorted(set(spec.options) - {"token_order"})
+        if unknown:
+            raise RecipeError(f"recipe: brainlm has no option {', '.join(unknown)}; known is token_order.")
+        order = TokenOrder.from_json(spec.options["token_order"]) if "token_order" in spec.options else TokenOrder()
+        if weights is None:
+            raise MissingInputError("the recipe asks for brainlm, and no folder with its weights is given.", _FETCH)
+        weights_file(weights)  # a folder that is not there is a clearer message than a config that is not
+        length, patch = recipe.windows.length, BrainLMConfig.from_file(weights / "config.json").timepoint_patching_size
+        if length % patch:
+            raise RecipeError(f"recipe: windows.length is {length}; brainlm needs a multiple of {patch} frames.")
+        if recipe.atlas.n_parcels is not None:
+            order.check(recipe.atlas.n_parcels * (length // patch))
+        return cls(load_brainlm(weights, spec.weights_sha256, device), order)
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Checksum of the weights file; None for a model that was not loaded from one."""
+        return self.model.weights_sha256
+
+    @property
+    def width(self) -> int:
+        """H, the length of a window's vector."""
+        return self.model.config.hidden_size
+
+    @torch.inference_mode()
+    def compute(self, source: Windowed, windows: Int32) -> Float32:
+        """Return the CLS vectors of windows, one window at a time (batches are no faster on a CPU, and larger).
+
+        Parameters
+        ----------
+        source
+            ``scaled`` (F, R), with lost parcels 0, and ``xyz`` (R, 3) in MNI millimetres are read.
+        windows
+            (W, 2) start and stop frames.
+
+        Returns
+        -------
+        NDArray
+            (W, H) float32; the same input gives the same bits on the same machine.
+
+        Raises
+        ------
+        DataError
+            A window is not a multiple of the frames per token, or the result is not finite.
+        RecipeError
+            The permutation does not fit the number of tokens.
+        """
+        device = self.model.vit.embeddings.cls_token.device
+        xyz = torch.from_numpy(np.array(source.xyz, dtype=np.float32))[None].to(device)  # (R,3) -> [1,R,3]
+        out = np.empty((len(windows), self.width), dtype=np.float32)
+        for row, (start, stop) in enumerate(windows):
+            frames = np.array(source.scaled[start:stop].T, dtype=np.float32, order="C")  # (L,R) -> (R,L)
+            out[row] = self._window(torch.from_numpy(frames)[None].to(device), xyz)
+        if not np.isfinite(out).all():
+            bad = np.flatnonzero(~np.isfinite(out).all(axis=1)).tolist()
+            raise DataError(f"BrainLM: the vectors of windows {bad} are not finite; is the scaled signal?")
+        return out
+
+    def _window(self, signal: Tensor, xyz: Tensor) -> Float32:
+        """Mean CLS over the orders: signal [1,R,L], xyz [1,R,3] -> (H,)."""
+        tokens = signal.shape[1] * (signal.shape[2] // self.model.config.timepoint_patching_size)
+        rows = [self.model.cls(signal, xyz, torch.from_numpy(order))[0] for order in self.order.orders(tokens)]
+        mean: Float32 = torch.stack(rows).mean(0).cpu().numpy()  # K x [H] -> [H]
+        return mean

@@ -1,0 +1,134 @@
+import json
+import logging
+import os
+from pathlib import Path
+
+import pytest
+
+from bids_fmmtc.dataset.folders import entries, find_derivatives, refuse_absent
+from bids_fmmtc.errors import InputError, MissingInputError
+
+BOLD = "sub-01_task-rest_space-MNI152NLin6Asym_desc-preproc_bold.nii.gz"
+
+
+def preproc(root: Path, name: str = BOLD) -> Path:
+    folder = root / "sub-01" / "func"
+    folder.mkdir(parents=True)
+    (folder / name).touch()
+    return root
+
+
+def describe(root: Path, **description) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "dataset_description.json").write_text(json.dumps(description))
+    return root
+
+
+def by(*names):
+    return {"DatasetType": "derivative", "GeneratedBy": [{"Name": name} for name in names]}
+
+
+@pytest.fixture
+def raw(tmp_path):
+    root = describe(tmp_path / "raw", Name="raw", BIDSVersion="1.8.0", DatasetType="raw")
+    return preproc(root, "sub-01_task-rest_bold.nii.gz")
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        by("fMRIPrep"),
+        by("fMRIPrep", "other"),
+        {"PipelineDescription": {"Name": "fMRIPrep", "Version": "1.3.0"}},
+        {"GeneratedBy": {"Name": "fmriprep"}},
+    ],
+)
+def test_the_folder_itself_by_its_description(tmp_path, description):
+    assert find_derivatives(describe(tmp_path, **description)) == (tmp_path,)
+
+
+@pytest.mark.parametrize("description", [None, "broken {", "[]", '{"GeneratedBy": ["x"]}', '{"GeneratedBy": []}'])
+def test_the_folder_itself_by_its_files_and_with_a_note(tmp_path, description, caplog):
+    preproc(tmp_path)
+    if description is not None:
+        (tmp_path / "dataset_description.json").write_text(description)
+    with caplog.at_level(logging.WARNING):
+        assert find_derivatives(tmp_path) == (tmp_path,)
+    assert ("has no dataset_description.json" in caplog.text) == (description is None)
+
+
+def test_below_derivatives_among_others(raw):
+    found = raw / "derivatives"
+    describe(found / "fmriprep-20.2", **by("fMRIPrep"))
+    describe(found / "prep", **by("fMRIPrep"))
+    preproc(found / "fmriprep")
+    describe(found / "bids_fmmtc", **by("bids_fmmtc", "fMRIPrep"))
+    preproc(describe(found / "xcp_d", **by("xcp_d", "fMRIPrep")))
+    preproc(found / "halfpipe")
+    (found / "freesurfer").mkdir()
+    (found / "fmriprep.zip").touch()
+    (found / "fmriprep_work").mkdir()
+    assert [root.name for root in find_derivatives(raw)] == ["fmriprep", "fmriprep-20.2", "prep"]
+
+
+def test_the_old_layout_with_fmriprep_below_the_output_folder(tmp_path):
+    preproc(tmp_path / "fmriprep")
+    (tmp_path / "freesurfer").mkdir()
+    assert find_derivatives(tmp_path) == (tmp_path / "fmriprep",)
+
+
+def test_named_derivatives_replace_the_search(raw, tmp_path):
+    describe(raw / "derivatives" / "fmriprep", **by("fMRIPrep"))
+    one = describe(tmp_path / "one", **by("fMRIPrep"))
+    two = preproc(tmp_path / "two")
+    (tmp_path / "link").symlink_to(one)
+    assert find_derivatives(raw, [(None, one), ("prep", two), (None, one)]) == (one, two)
+    assert find_derivatives(raw, [(None, tmp_path / "link")]) == (tmp_path / "link",)
+    assert find_derivatives(raw, [(None, raw / "derivatives")]) == (raw / "derivatives" / "fmriprep",)
+    assert find_derivatives(one, [(None, two)]) == (one, two)
+
+
+def test_paths_become_absolute(tmp_path, monkeypatch):
+    describe(tmp_path / "prep", **by("fMRIPrep"))
+    monkeypatch.chdir(tmp_path)
+    assert find_derivatives(Path("prep")) == (tmp_path / "prep",)
+
+
+def test_what_is_missing_is_named(raw, tmp_path):
+    with pytest.raises(MissingInputError, match="nowhere does not exist"):
+        find_derivatives(tmp_path / "nowhere")
+    with pytest.raises(MissingInputError, match="nowhere does not exist"):
+        find_derivatives(raw, [(None, tmp_path / "nowhere")])
+    with pytest.raises(InputError, match="is not a folder"):
+        find_derivatives(raw / "dataset_description.json")
+
+
+def test_raw_data_alone_is_refused_naming_what_was_found(raw):
+    describe(raw / "derivatives" / "xcp_d", **by("xcp_d"))
+    with pytest.raises(InputError, match=r"holds no fMRIPrep output.*1 sub-\* folders, derivatives: xcp_d") as caught:
+        find_derivatives(raw)
+    assert "--derivatives" in caught.value.hint
+    with pytest.raises(InputError, match=r"--derivatives qc=.*xcp_d is no fMRIPrep output"):
+        find_derivatives(raw, [("qc", raw / "derivatives" / "xcp_d")])
+
+
+def test_listing_what_is_not_there_and_what_is_forbidden(tmp_path, monkeypatch):
+    assert entries(tmp_path / "nowhere") == []
+    monkeypatch.setattr(os, "scandir", lambda path: (_ for _ in ()).throw(PermissionError(13, "Permission denied")))
+    with pytest.raises(InputError, match="cannot be read: Permission denied"):
+        entries(tmp_path)
+
+
+def test_a_path_with_blanks_is_quoted_for_the_shell(tmp_path):
+    path = tmp_path / "a b.nii"
+    path.symlink_to("nowhere")
+    with pytest.raises(MissingInputError) as caught:
+        refuse_absent(path)
+    assert caught.value.hint == f"datalad get '{path}'"
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    path = tmp_path / "loop"
+    path.symlink_to(path)
+    with pytest.raises(MissingInputError, match="cannot be read"):
+        refuse_absent(path)

@@ -1,0 +1,139 @@
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bids_fmmtc.errors import BundleError
+from bids_fmmtc.learning.calibrate import (
+    calibrated,
+    check_calibration,
+    check_conformal,
+    check_reference,
+    prediction_set,
+    reference_flags,
+)
+
+CLASSES = ("non-responder", "responder")
+finite = st.floats(-1e6, 1e6)
+logits = st.lists(st.tuples(finite, finite), min_size=1, max_size=5)
+
+
+@given(logits)
+def test_none_is_the_softmax(pairs):
+    data = np.array(pairs)
+    shifted = np.exp(data - data.max(axis=1, keepdims=True))
+    p = calibrated(data, {"kind": "none"})
+    np.testing.assert_allclose(p, shifted[:, 1] / shifted.sum(axis=1), rtol=1e-12, atol=1e-300)
+    assert ((p >= 0) & (p <= 1)).all()
+
+
+@given(logits, st.floats(-100, 100), st.floats(-100, 100))
+def test_platt_is_a_line_on_the_logit_difference(pairs, slope, intercept):
+    data = np.array(pairs)
+    p = calibrated(data, {"kind": "platt", "slope": slope, "intercept": intercept})
+    line = np.stack([np.zeros(len(data)), slope * (data[:, 1] - data[:, 0]) + intercept], axis=1)
+    np.testing.assert_array_equal(p, calibrated(line, {"kind": "none"}))
+
+
+@given(logits)
+def test_swapping_the_classes_gives_the_complement(pairs):
+    data = np.array(pairs)
+    np.testing.assert_allclose(
+        calibrated(data[:, ::-1], {"kind": "none"}), 1 - calibrated(data, {"kind": "none"}), atol=1e-12
+    )
+
+
+def test_logits_shape():
+    with pytest.raises(ValueError, match=r"\(W, 2\)"):
+        calibrated(np.zeros((3, 3)), {"kind": "none"})
+
+
+@pytest.mark.parametrize(
+    "calibration",
+    [
+        {"kind": "isotonic"},
+        {},
+        None,
+        [],
+        {"kind": ["none"]},
+        {"kind": "platt"},
+        {"kind": "platt", "slope": 1},
+        {"kind": "platt", "slope": "1", "intercept": 0},
+        {"kind": "platt", "slope": True, "intercept": 0},
+        {"kind": "platt", "slope": math.inf, "intercept": 0},
+        {"kind": "none", "slope": 1},
+    ],
+)
+def test_bad_calibrations_are_refused(calibration):
+    with pytest.raises(BundleError, match="calibration"):
+        check_calibration(calibration)
+
+
+@pytest.mark.parametrize(
+    ("p", "quantile", "expected"),
+    [
+        (0.9, 0.5, ("responder",)),
+        (0.1, 0.5, ("non-responder",)),
+        (0.5, 0.5, CLASSES),
+        (0.7, 0.8, CLASSES),
+        (0.75, 0.25, ("responder",)),
+        (0.6, 0.3, CLASSES),  # nothing conforms: everything is kept
+        (1.0, 0.0, ("responder",)),
+    ],
+)
+def test_prediction_set(p, quantile, expected):
+    assert prediction_set(p, CLASSES, {"alpha": 0.1, "quantile": quantile}) == expected
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_prediction_set_is_never_empty_and_holds_what_conforms(p, quantile):
+    found = prediction_set(p, CLASSES, {"alpha": 0.1, "quantile": quantile})
+    assert found
+    assert found == tuple(c for c in CLASSES if c in found)
+    if 1 - p <= quantile:
+        assert "responder" in found
+    if p <= quantile:
+        assert "non-responder" in found
+
+
+@pytest.mark.parametrize(
+    "conformal",
+    [
+        [],
+        {"alpha": 0.1},
+        {"alpha": 0.1, "quantile": 2},
+        {"alpha": -0.1, "quantile": 0.5},
+        {"alpha": 0.1, "quantile": math.nan},
+        {"alpha": 0.1, "quantile": 0.5, "more": 1},
+    ],
+)
+def test_bad_conformal_is_refused(conformal):
+    with pytest.raises(BundleError, match="conformal"):
+        check_conformal(conformal)
+
+
+def test_reference_flags():
+    reference = {name: {"low": 0, "high": 1} for name in ("tsnr", "fd", "coverage", "low_edge", "text", "nan", "bool")}
+    quality = {"tsnr": 1.5, "fd": -0.1, "low_edge": 0, "text": "0.5", "nan": math.nan, "bool": True, "other": 9}
+    assert reference_flags(quality, reference) == (
+        "outside_reference:fd",
+        "outside_reference:tsnr",
+        "unknown:bool",
+        "unknown:coverage",
+        "unknown:nan",
+        "unknown:text",
+    )
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False), st.floats(-10, 0), st.floats(0, 10))
+def test_reference_ends_belong_to_the_range(value, low, high):
+    flags = reference_flags({"x": np.float64(value)}, {"x": {"low": low, "high": high}})
+    assert flags == (() if low <= value <= high else ("outside_reference:x",))
+
+
+@pytest.mark.parametrize("reference", [[], {"x": 1}, {"x": {"low": 0}}, {"x": {"low": 1, "high": 0}}])
+def test_bad_reference_is_refused(reference):
+    with pytest.raises(BundleError, match="reference"):
+        check_reference(reference)
