@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -70,11 +72,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _add_selection(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("which recordings")
-    several = {"nargs": "+", "default": [], "metavar": "LABEL"}
+    several = {"nargs": "+", "action": "extend", "default": [], "metavar": "LABEL"}
     group.add_argument("--participant-label", **several, help="with or without sub-; @FILE reads labels from a file")  # type: ignore[arg-type]
     group.add_argument("--session-label", **several, help="with or without ses-")  # type: ignore[arg-type]
-    group.add_argument("--task-id", "--task-label", nargs="+", default=["rest"], metavar="TASK", help="default: rest")
-    group.add_argument("--space", nargs="+", default=[], help="template spaces, the most wanted first")
+    group.add_argument(
+        "--task-id", "--task-label", nargs="+", action="extend", default=[], metavar="TASK", help="default: rest"
+    )
+    group.add_argument("--space", nargs="+", action="extend", default=[], help="template spaces, the most wanted first")
     group.add_argument("--bids-filter-file", type=Path, metavar="FILE", help="JSON filters, as fMRIPrep takes them")
     group.add_argument("--bids-database-dir", type=Path, metavar="DIR", help="pybids database to reuse or to make")
     group.add_argument(
@@ -105,7 +109,7 @@ def _add_resources(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how it runs")
     group.add_argument("--nprocs", "--n-cpus", type=_positive, metavar="N", help="participants at once; default: 1")
     group.add_argument("--omp-nthreads", type=_positive, metavar="N", help="threads of each; default: CPUs / nprocs")
-    group.add_argument("--mem", "--mem-gb", type=float, metavar="GB", help="memory the scheduler may plan with")
+    group.add_argument("--mem", "--mem-gb", type=_gigabytes, metavar="GB", help="memory the scheduler may plan with")
     group.add_argument("-w", "--work-dir", type=Path, metavar="DIR", help="task files and logs; enables resuming")
     group.add_argument("--nipype-plugin-file", type=Path, metavar="FILE", help="YAML with plugin and plugin_args")
     group.add_argument("--stop-on-first-crash", action="store_true", help="start no participant after a failure")
@@ -113,9 +117,18 @@ def _add_resources(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
+    return int(text)
+
+
+def _gigabytes(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number of GB")
     return value
 
 
@@ -141,9 +154,9 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Settings:
         bids_dir=_real(options.bids_dir),
         output_dir=_real(options.output_dir),
         level=options.analysis_level,
-        participants=_labels(options.participant_label),
-        sessions=_labels(options.session_label),
-        tasks=_labels(options.task_id),
+        participants=_labels("--participant-label", options.participant_label),
+        sessions=_labels("--session-label", options.session_label),
+        tasks=_labels("--task-id", options.task_id) or ("rest",),
         spaces=tuple(options.space),
         filter_file=options.bids_filter_file,
         database_dir=options.bids_database_dir,
@@ -166,7 +179,7 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Settings:
         verbose=options.verbose,
         resources=resource_dirs(environ),
         templateflow_home=Path(templateflow) if templateflow else None,
-        command=" ".join(["bids_fmmtc", *words]),
+        command=shlex.join(["bids_fmmtc", *words]),
     )
 
 
@@ -175,7 +188,7 @@ def _real(path: Path) -> Path:
     return Path(os.path.normpath(path.expanduser().absolute()))
 
 
-def _labels(words: Sequence[str]) -> tuple[str, ...]:
+def _labels(option: str, words: Sequence[str]) -> tuple[str, ...]:
     """Flatten labels given apart, separated by commas, or in files as ``@FILE``."""
     labels: list[str] = []
     for word in words:
@@ -184,8 +197,13 @@ def _labels(words: Sequence[str]) -> tuple[str, ...]:
                 labels += Path(word[1:]).read_text(encoding="utf-8").replace(",", " ").split()
             except OSError as error:
                 raise MissingInputError(f"label file {word[1:]} cannot be read: {error.strerror}.") from None
+            except UnicodeDecodeError:
+                raise UsageError(f"label file {word[1:]} is not UTF-8 text.") from None
         else:
             labels += word.replace(",", " ").split()
+    if words and not labels:
+        # An empty shell variable or file must not turn into "everybody".
+        raise UsageError(f"{option} holds no label.", "Leave the option out to take all.")
     return tuple(labels)
 
 
@@ -226,6 +244,10 @@ def start_log(verbose: int) -> None:
     log.handlers[:] = [handler]
     log.propagate = False
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    if verbose > 1:
+        root = logging.getLogger()
+        root.addHandler(handler)
+        root.setLevel(logging.DEBUG)
 
 
 def _complain(text: str) -> None:

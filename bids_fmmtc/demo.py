@@ -204,8 +204,8 @@ def write_model(folder: Path, atlas_folder: Path) -> None:
     import torch  # noqa: PLC0415
     from safetensors.torch import save_file  # noqa: PLC0415
 
-    from bids_fmmtc.learning.bundle import save_bundle  # noqa: PLC0415
     from bids_fmmtc.learning.head import build_head  # noqa: PLC0415
+    from bids_fmmtc.learning.save import save_bundle  # noqa: PLC0415
     from bids_fmmtc.modalities.brainlm import BrainLM, BrainLMConfig  # noqa: PLC0415
     from bids_fmmtc.modalities.weights import weights_sha256  # noqa: PLC0415
     from bids_fmmtc.recipe import AtlasSpec, ModalitySpec, Recipe, SpaceSpec, Windows  # noqa: PLC0415

@@ -7,7 +7,9 @@ its own row and never costs another.
 
 from __future__ import annotations
 
+import ctypes
 import json
+import signal
 import sys
 import traceback
 import zlib
@@ -42,7 +44,8 @@ from bids_fmmtc.signals.source import LabelGrids, Source
 from bids_fmmtc.types import Failure, Features, Prediction, Recording
 
 if TYPE_CHECKING:
-    from bids_fmmtc.learning.bundle import ModelBundle, Predictor
+    from bids_fmmtc.learning.bundle import ModelBundle
+    from bids_fmmtc.learning.predict import Predictor
 
 T = TypeVar("T")
 SAME_TR = 0.01  # runs whose repetition times differ by more than this share are not pooled
@@ -138,7 +141,7 @@ class Workplace:
     @cached_property
     def predictor(self) -> Predictor | None:
         """The bundle's head."""
-        from bids_fmmtc.learning.bundle import Predictor  # noqa: PLC0415  (torch, only to predict)
+        from bids_fmmtc.learning.predict import Predictor  # noqa: PLC0415  (torch, only to predict)
 
         return None if self.bundle is None else Predictor(self.bundle, self.task.device)
 
@@ -458,6 +461,7 @@ def _write_trace(key: str, root: Path) -> str | None:
 
 def main(arguments: Iterable[str]) -> int:
     """Run the task file given as first argument; the report goes to the second."""
+    _die_with_parent()
     task_file, report_file = (Path(a) for a in arguments)
     task = Task.from_json(json.loads(task_file.read_text(encoding="utf-8")))
     if task.weights or task.bundle is not None:
@@ -466,6 +470,12 @@ def main(arguments: Iterable[str]) -> int:
         task = replace(task, device="cpu")
     process_subject(task, lambda report: write_json(report_file, report))
     return 0
+
+
+def _die_with_parent() -> None:
+    """Ask Linux to end this process when the worker that waits for it is gone, so that no orphan goes on writing."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
 
 
 def _steady_torch(task: Task) -> str:

@@ -69,7 +69,10 @@ def outline(settings: Settings) -> tuple[Recipe, str]:
 def _recipe(settings: Settings) -> tuple[Recipe, ModelBundle | None]:
     """Return the recipe: the bundle's, the file's, or connectivity and the encoders whose weights are here."""
     if settings.model is not None and settings.recipe_file is not None:
-        raise UsageError("--model and --recipe exclude each other: a bundle brings its recipe.", "Give one of them.")
+        raise UsageError(
+            "--model (or $FMMTC_MODEL) and --recipe exclude each other: a bundle brings its recipe.",
+            "Give one of them.",
+        )
     bundle = None
     if settings.model is not None:
         from bids_fmmtc.learning.bundle import load_bundle  # noqa: PLC0415
@@ -80,7 +83,8 @@ def _recipe(settings: Settings) -> tuple[Recipe, ModelBundle | None]:
         recipe = Recipe.read(settings.recipe_file)
     else:
         folder = Path(settings.atlas)
-        name = read_atlas(folder).name if folder.is_dir() else settings.atlas
+        # A folder of the default atlas's name that happens to be here was not asked for.
+        name = read_atlas(folder).name if settings.atlas_given and folder.is_dir() else settings.atlas
         found = [n for n in PRETRAINED if settings.encoder_weights or find_resource(n, settings.resources)]
         recipe = Recipe(atlas=AtlasSpec(name))
         recipe = replace(recipe, modalities=(*(ModalitySpec(n) for n in found), *recipe.modalities))
@@ -133,7 +137,7 @@ def _resolve_warp(recipe: Recipe, atlas: Atlas, settings: Settings) -> tuple[Rec
     if space.warp == "auto":
         chosen: Any = "packaged" if transform is None else "templateflow"
         space = replace(space, warp=chosen)
-    for other in usable_spaces(atlas.space, space)[1:]:
+    for other in usable_spaces(atlas.space)[1:]:
         place(other, atlas.space, space, transform)  # raises now what every recording would raise later
     return replace(recipe, space=space), transform
 

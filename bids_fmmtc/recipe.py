@@ -9,6 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,11 +159,14 @@ class Recipe:
             (0 <= self.least_coverage <= 1, "least_coverage must lie in 0..1"),
             (0 <= self.most_lost <= 1, "most_lost must lie in 0..1"),
             (
-                self.target_repetition_time is None or self.target_repetition_time > 0,
+                self.target_repetition_time is None or 0 < self.target_repetition_time < math.inf,
                 "target_repetition_time must be positive",
             ),
-            (d.high_pass is None or d.high_pass > 0, "denoising.high_pass must be positive"),
-            (d.low_pass is None or d.low_pass > (d.high_pass or 0), "denoising.low_pass must exceed high_pass"),
+            (d.high_pass is None or 0 < d.high_pass < math.inf, "denoising.high_pass must be positive"),
+            (
+                d.low_pass is None or (d.high_pass or 0) < d.low_pass < math.inf,
+                "denoising.low_pass must exceed high_pass",
+            ),
             (len(self.modalities) > 0, "modalities must name at least one modality"),
             (len({m.name for m in self.modalities}) == len(self.modalities), "a modality is named twice"),
         ):
@@ -214,16 +219,27 @@ def _differences(a: Any, b: Any, where: str) -> list[str]:
     if isinstance(a, dict) and isinstance(b, dict):
         found = []
         for name in sorted({*a, *b}):
-            found += _differences(a.get(name), b.get(name), f"{where}.{name}" if where else name)
+            # Options may hold null, which is not the same as holding nothing.
+            values = [side.get(name, _NOTHING) for side in (a, b)]
+            found += _differences(*values, f"{where}.{name}" if where else name)
         return found
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         return [line for i, (x, y) in enumerate(zip(a, b, strict=True)) for line in _differences(x, y, f"{where}[{i}]")]
-    return [] if a == b else [f"{where}: {json.dumps(a)} there, {json.dumps(b)} here"]
+    # As text, since True == 1 == 1.0 to Python but not to the digest.
+    there, here = ("nothing" if side is _NOTHING else json.dumps(side, sort_keys=True) for side in (a, b))
+    return [] if there == here else [f"{where}: {there} there, {here} here"]
+
+
+_NOTHING = object()
 
 
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+        # 2 and 2.0, or 0.0 and -0.0, are equal: their digests must be too.
+        return {
+            f.name: float(v) + 0.0 if "float" in str(f.type) and isinstance(v, int | float) else _plain(v)
+            for f, v in ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
+        }
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -264,9 +280,18 @@ def _scalar(kind: Any, data: Any, where: str) -> Any:
         if data not in choices:
             raise RecipeError(f"{where}: {json.dumps(data)} is none of {', '.join(map(str, choices))}.")
         return data
+    if not _storable(data):
+        raise RecipeError(f"{where}: holds a number that is not finite.")
     if kind is float and isinstance(data, int) and not isinstance(data, bool):
         return float(data)
     expected = Mapping if origin is not None else kind
     if not isinstance(data, expected) or (isinstance(data, bool) and kind is not bool):
         raise RecipeError(f"{where}: expected {getattr(kind, '__name__', kind)}, found {json.dumps(data)}.")
     return data
+
+
+def _storable(data: Any) -> bool:
+    """Tell whether all numbers are finite, which JSON and the digest demand."""
+    if isinstance(data, Mapping | list | tuple):
+        return all(map(_storable, data.values() if isinstance(data, Mapping) else data))
+    return not isinstance(data, int | float) or abs(data) <= sys.float_info.max

@@ -48,7 +48,7 @@ def discover(settings: Settings, recipe: Recipe, atlas_space: str) -> tuple[Sele
         participants=settings.participants,
         sessions=settings.sessions,
         tasks=settings.tasks,
-        spaces=settings.spaces or usable_spaces(atlas_space, recipe.space),
+        spaces=settings.spaces or usable_spaces(atlas_space),
         bold_desc=recipe.denoising.bold_desc,
         filters=read_filter_file(settings.filter_file) if settings.filter_file else {},
     )
@@ -157,10 +157,10 @@ def write_job(task: Task, work: Path, *, torch: bool) -> tuple[Job, bool]:
             marks[r.key] = fingerprint(r)
         except FmmtcError as error:
             marks[r.key] = error.message  # unreadable: the child will say so in the recording's row
-    data = {**task.to_json(), "software": __version__, "inputs": marks}
+    data = json.loads(json.dumps({**task.to_json(), "software": __version__, "inputs": marks}))
     report = read_record(job.report_file)
     done = (
-        read_record(job.task_file) == json.loads(json.dumps(data))
+        _same_but_threads(read_record(job.task_file), data)
         and report is not None
         and succeeded(report)
         and all((task.output / name).is_file() for name in report["outputs"])
@@ -169,6 +169,11 @@ def write_job(task: Task, work: Path, *, torch: bool) -> tuple[Job, bool]:
         job.report_file.unlink(missing_ok=True)
         write_json(job.task_file, data)
     return job, done
+
+
+def _same_but_threads(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -> bool:
+    """Compare task files; how many threads did the work does not change its result."""
+    return one is not None and {**one, "threads": 0} == {**other, "threads": 0}
 
 
 def plugin_arguments(settings: Settings, n_jobs: int) -> dict[str, Any]:

@@ -13,6 +13,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from nipype.interfaces.base import (
     traits,
 )
 from nipype.pipeline import engine as pe
+from nipype.pipeline.plugins import MultiProcPlugin
 
 from bids_fmmtc.dataset.store import read_record, write_json
 from bids_fmmtc.errors import FmmtcError
@@ -37,6 +40,7 @@ from bids_fmmtc.types import Failure
 log = logging.getLogger("bids_fmmtc")
 
 POLL_SECONDS = 0.1  # Nipype's default of 2 s would cost one second a participant
+POOLS = 3  # a pool that lost a worker is replaced this many times less one
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +132,30 @@ class ProcessSubject(SimpleInterface):  # type: ignore[misc]
         return runtime
 
 
+class _PoolLostError(BaseException):
+    """The pool lost a worker. Not an `Exception`, since Nipype catches those and goes on waiting."""
+
+
+class SurePool(MultiProcPlugin):  # type: ignore[misc]
+    """Nipype's MultiProc, which waits for ever when a worker is killed (nipype#2548); this one says so and ends."""
+
+    def __init__(self, plugin_args: Mapping[str, Any] | None = None) -> None:
+        super().__init__(plugin_args=dict(plugin_args or {}))
+        self._lost = False
+
+    def _async_callback(self, args: Future[Any]) -> None:
+        try:
+            super()._async_callback(args)
+        except BrokenProcessPool:
+            self._lost = True
+
+    def _get_result(self, taskid: int) -> Any:
+        result = super()._get_result(taskid)
+        if result is None and self._lost:
+            raise _PoolLostError
+        return result
+
+
 def succeeded(report: Mapping[str, Any]) -> bool:
     """Tell whether every recording and session of a report has its result."""
     rows = [*report.get("recordings", []), *report.get("sessions", [])]
@@ -150,9 +178,26 @@ def run_jobs(jobs: Sequence[Job], base: Path, plugin: Mapping[str, Any], threads
 
     Parameters
     ----------
+    jobs
+        Participants to run.
+    base
+        Folder for Nipype's own files.
     plugin
         ``plugin`` and ``plugin_args`` as Nipype's ``run`` takes them.
+    threads
+        Processors each job occupies.
+    stop
+        Start no further participant once one has failed.
     """
+    _configure(base, stop=stop)
+    for _ in range(POOLS):
+        waiting = [job for job in jobs if not job.report_file.exists()]
+        if not waiting or not _run_once(waiting, base, plugin, threads, stop=stop):
+            return
+        log.warning("A worker was killed; starting another pool for the participants that are not done.")
+
+
+def _configure(base: Path, *, stop: bool) -> None:
     nipype_config.update_config(
         {
             "logging": {"workflow_level": "CRITICAL", "interface_level": "CRITICAL", "utils_level": "ERROR"},
@@ -170,14 +215,25 @@ def run_jobs(jobs: Sequence[Job], base: Path, plugin: Mapping[str, Any], threads
         }
     )
     nipype_logging.update_logging(nipype_config)
+
+
+def _run_once(jobs: Sequence[Job], base: Path, plugin: Mapping[str, Any], threads: int, *, stop: bool) -> bool:
+    """Run the graph once; tell whether the pool was lost on the way."""
     workflow = build_workflow(jobs, base, threads, stop=stop)
+    chosen: Any = plugin["plugin"]
+    arguments = dict(plugin.get("plugin_args") or {})
+    if chosen == "MultiProc":
+        chosen = SurePool(arguments)
     # Every scheduling round collects garbage over all imported objects; frozen ones are passed by.
     gc.collect()
     gc.freeze()
     try:
-        workflow.run(**plugin)
+        workflow.run(plugin=chosen, plugin_args=arguments)
+    except _PoolLostError:
+        return True
     except Exception as error:
-        # A lost worker, or the stop that was asked for. Jobs without a report get their row from the caller.
+        # The stop that was asked for, mostly. Jobs without a report get their row from the caller.
         log.debug("workflow ended early: %s", error)
     finally:
         gc.unfreeze()
+    return False

@@ -85,10 +85,10 @@ def check_output(root: Path, recipe: Recipe, inputs: Mapping[str, Path]) -> None
     if not path.exists():
         return
     found = read_record(path)
-    generated = (found or {}).get("GeneratedBy") or [{}]
-    if not isinstance(generated, list) or generated[0].get("Name") != NAME:
+    ours = _own_entry(found or {})
+    if ours is None:
         raise OutputError(f"{root} holds a dataset that {NAME} did not make.", "Give another output folder.")
-    there = Recipe.from_json(generated[0].get("Recipe"), str(path))
+    there = Recipe.from_json(ours.get("Recipe"), str(path))
     if there.digest != recipe.digest:
         raise RecipeError(
             f"{root} holds results of another recipe: {'; '.join(differences(there, recipe))}.",
@@ -98,9 +98,15 @@ def check_output(root: Path, recipe: Recipe, inputs: Mapping[str, Path]) -> None
 
 def stored_recipe(root: Path) -> Recipe | None:
     """Return the recipe of an output dataset; None when there is none yet."""
-    found = read_record(root / "dataset_description.json") or {}
-    generated = found.get("GeneratedBy") or [{}]
-    return Recipe.from_json(generated[0]["Recipe"]) if "Recipe" in generated[0] else None
+    ours = _own_entry(read_record(root / "dataset_description.json") or {})
+    return Recipe.from_json(ours["Recipe"]) if ours is not None and "Recipe" in ours else None
+
+
+def _own_entry(description: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """Return the first entry of ``GeneratedBy``, the maker's, if that is this program."""
+    generated = description.get("GeneratedBy")
+    first = generated[0] if isinstance(generated, list) and generated else None
+    return first if isinstance(first, Mapping) and first.get("Name") == NAME else None
 
 
 def link(folder: Path, root: Path) -> str:

@@ -31,6 +31,8 @@ def write_scans(task: Task, rows: Sequence[Mapping[str, Any]], layout: Layout) -
         One per recording: ``key``, ``status``, and ``flags`` and ``quality`` or the fields of a `Failure`.
     """
     by_key = {r.key: r for r in task.recordings}
+    # Keys that have no recording and fail now, too: their records are of this run.
+    current = {row["key"] for row in rows} - set(by_key)
     tables: dict[str | None, dict[str, dict[str, Any]]] = {}
     for row in rows:
         key = row["key"]
@@ -41,14 +43,19 @@ def write_scans(task: Task, rows: Sequence[Mapping[str, Any]], layout: Layout) -
             # Features of an earlier call must not outlive the failure that the record now tells of.
             record.with_suffix(".safetensors").unlink(missing_ok=True)
             write_json(record, failed_record(key, row["kind"], _failure(row).reason))
-        elif recording is not None:
-            _forget_failures(key, session, layout, task.subject)
+        if recording is not None:
+            for forgotten in _forget_failures(key, current, layout, task.subject):
+                tables.setdefault(forgotten, {})
         name = record.relative_to(layout.folder(task.subject, session)).as_posix()
         tables.setdefault(session, {})[name] = _scan_row(name, row)
     for session, new in tables.items():
         table = layout.scans(task.subject, session, ".tsv")
         old = read_table(table) if table.is_file() else []
         kept = {r["filename"]: r for r in old if (table.parent / r["filename"]).is_file()}
+        if not kept | new:
+            table.unlink(missing_ok=True)
+            table.with_suffix(".json").unlink(missing_ok=True)
+            continue
         write_table(table, list(SCANS_COLUMNS), [row for _, row in sorted((kept | new).items())])
         described = {k: v for k, v in SCANS_COLUMNS.items() if k != "filename"}
         write_json(table.with_suffix(".json"), {"Description": "State and quality of each recording", **described})
@@ -61,11 +68,15 @@ def _record_file(key: str, recording: Recording | None, session: str | None, lay
     return layout.folder(subject, session) / "func" / f"{key}_desc-fmmtc_features.json"
 
 
-def _forget_failures(key: str, session: str | None, layout: Layout, subject: str) -> None:
-    """Remove the record of an earlier discovery failure, now that the recording works."""
-    folder = layout.folder(subject, session) / "func"
-    for stale in {key, session_key(key), f"sub-{subject}"}:
-        (folder / f"{stale}_desc-fmmtc_features.json").unlink(missing_ok=True)
+def _forget_failures(key: str, current: set[str], layout: Layout, subject: str) -> set[str | None]:
+    """Remove records of earlier discovery failures, now that the recording is found; tell whose tables listed them."""
+    touched = set()
+    for stale in {key, session_key(key), f"sub-{subject}"} - current:
+        record = _record_file(stale, None, session_of(stale), layout, subject)
+        if record.is_file():
+            record.unlink()
+            touched.add(session_of(stale))
+    return touched
 
 
 def _failure(row: Mapping[str, Any]) -> Failure:

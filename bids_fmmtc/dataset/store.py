@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -72,7 +73,9 @@ def write_bytes(path: Path, data: bytes) -> None:
             os.fsync(f.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        # Below a regular file, or on a read-only disk, there is nothing to remove and trying fails as well.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise OutputError(
             f"cannot write {path}: {error.strerror or error}.",
             "Give an output folder with space that you may write to.",
@@ -129,7 +132,8 @@ def write_features(path: Path, features: Features) -> str:
     from safetensors.numpy import save  # noqa: PLC0415
 
     arrays = {"windows": features.windows, **{k: np.ascontiguousarray(v) for k, v in features.arrays.items()}}
-    data = save(arrays, metadata={"key": features.key, "digest": features.digest})
+    # One entry only: safetensors writes several in an order that changes from run to run.
+    data = save(arrays, metadata={"digest": features.digest})
     write_bytes(path, data)
     return hashlib.sha256(data).hexdigest()
 

@@ -10,7 +10,6 @@ Shapes: B windows, V parcels, T frames, P frames per token, N = T / P tokens per
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping
@@ -20,12 +19,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (torch's own habit)
 
 from bids_fmmtc.errors import DataError, MissingInputError, RecipeError, WeightsError
+from bids_fmmtc.modalities.token_order import TokenOrder
+from bids_fmmtc.modalities.weights import weights_file, weights_sha256
 from bids_fmmtc.recipe import ModalitySpec, Recipe
 from bids_fmmtc.types import Float32, Int32, Windowed
 
@@ -598,34 +598,6 @@ def _as_order(order: Tensor | None, noise: Tensor | None, shape: tuple[int, int]
 # ---------------------------------------------------------------------------------------------------------- loading
 
 
-def weights_file(folder: Path) -> Path:
-    """Return the weights in a checkpoint folder: ``model.safetensors``, else ``pytorch_model.bin``.
-
-    Raises
-    ------
-    MissingInputError
-        The folder or both files are not there.
-    """
-    if not folder.is_dir():
-        raise MissingInputError(f"BrainLM folder {folder} does not exist.", _FETCH)
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if (folder / name).is_file():
-            return folder / name
-    raise MissingInputError(f"BrainLM folder {folder} holds neither model.safetensors nor pytorch_model.bin.", _FETCH)
-
-
-def weights_sha256(folder: Path) -> str:
-    """Return the sha256, as lower-case hexadecimal, of the file that `weights_file` finds.
-
-    Raises
-    ------
-    MissingInputError
-        As `weights_file`.
-    """
-    with weights_file(folder).open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()  # reads in chunks
-
-
 def load_brainlm(folder: Path, expected_sha256: str | None = None, device: str = "cpu") -> BrainLM:
     """Load a BrainLM checkpoint, strictly, in evaluation mode and float32.
 
@@ -714,108 +686,6 @@ def _check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], pa
 
 
 # --------------------------------------------------------------------------------------------------------- modality
-
-
-@dataclass(frozen=True, slots=True)
-class TokenOrder:
-    """In which order the encoder sees the tokens; it changes the CLS, so it is part of the recipe.
-
-    In training the order was random, anew each time. ``identity`` (parcel by parcel) is simple and repeatable but no
-    order the model saw; ``shuffles`` averages the CLS of ``count`` random orders, at that many times the cost.
-
-    Parameters
-    ----------
-    kind
-        ``identity``, ``permutation`` or ``shuffles``.
-    permutation
-        Of all V*N token numbers, for ``permutation``.
-    count, seed
-        How many random orders, and the seed of PCG64, for ``shuffles``.
-
-    Raises
-    ------
-    RecipeError
-        An unknown kind, or values that no order fits.
-    """
-
-    kind: str = "identity"
-    permutation: tuple[int, ...] = ()
-    count: int = 1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        where = "recipe: brainlm token_order"
-        if self.kind not in _ORDER_FIELDS:
-            raise RecipeError(f"{where}: {self.kind!r} is none of {', '.join(_ORDER_FIELDS)}.")
-        if not all(type(i) is int for i in self.permutation):
-            raise RecipeError(f"{where}: a permutation holds whole numbers.")
-        if sorted(self.permutation) != list(range(len(self.permutation))):
-            raise RecipeError(f"{where}: a permutation of n tokens holds each of 0..n-1 once.")
-        if self.kind == "permutation" and not self.permutation:
-            raise RecipeError(f"{where}: the permutation is empty.")
-        if type(self.count) is not int or self.count < 1:
-            raise RecipeError(f"{where}: count must be a whole number of at least 1, found {self.count!r}.")
-        if type(self.seed) is not int or self.seed < 0:
-            raise RecipeError(f"{where}: seed must be a whole number of at least 0, found {self.seed!r}.")
-
-    @classmethod
-    def from_json(cls, data: Any) -> TokenOrder:
-        """Build an order from the recipe's option ``token_order``; each kind needs all its fields and no others.
-
-        Raises
-        ------
-        RecipeError
-            As the class, or an unknown or missing field.
-        """
-        where = "recipe: brainlm token_order"
-        if not isinstance(data, Mapping):
-            raise RecipeError(f"{where}: expected an object, found {data!r}.")
-        kind = data.get("kind")
-        if not isinstance(kind, str) or kind not in _ORDER_FIELDS:
-            raise RecipeError(f"{where}: kind {kind!r} is none of {', '.join(_ORDER_FIELDS)}.")
-        needed = {"kind", *_ORDER_FIELDS[kind]}
-        if set(data) != needed:
-            raise RecipeError(f"{where}: {kind} has the fields {sorted(needed)}, found {sorted(map(str, data))}.")
-        values = dict(data)
-        if "permutation" in values:
-            if not isinstance(values["permutation"], list | tuple):
-                raise RecipeError(f"{where}: permutation must be a list.")
-            values["permutation"] = tuple(values["permutation"])
-        return cls(**values)
-
-    def orders(self, tokens: int) -> Iterator[NDArray[np.int64]]:
-        """Yield the orders (V*N,) for that many tokens.
-
-        Raises
-        ------
-        RecipeError
-            The permutation is of another length.
-        """
-        self.check(tokens)
-        if self.kind == "identity":
-            yield np.arange(tokens)
-        elif self.kind == "permutation":
-            yield np.array(self.permutation, dtype=np.int64)
-        else:
-            # Raw words of PCG64, sorted: numpy promises that stream for ever, but not that of `permutation()`.
-            stream = np.random.PCG64(self.seed)
-            for _ in range(self.count):
-                yield np.argsort(stream.random_raw(tokens), kind="stable")
-
-    def check(self, tokens: int) -> None:
-        """Raise RecipeError if the permutation is not of that many tokens."""
-        if self.kind == "permutation" and len(self.permutation) != tokens:
-            raise RecipeError(
-                f"recipe: brainlm token_order: the permutation has {len(self.permutation)} entries, expected {tokens} "
-                "(parcels times tokens per parcel)."
-            )
-
-
-_ORDER_FIELDS: dict[str, tuple[str, ...]] = {
-    "identity": (),
-    "permutation": ("permutation",),
-    "shuffles": ("count", "seed"),
-}
 
 
 class BrainLMModality:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from bids_fmmtc.errors import AtlasError, MissingInputError
@@ -110,11 +112,11 @@ def _read_bids(image: Path, name: str | None) -> Atlas:
     try:
         index = tuple(int(float(r["index"])) for r in rows)
         xyz = None
-        if all(c in rows[0] for c in ("x", "y", "z")):
+        if rows and all(c in rows[0] for c in ("x", "y", "z")):
             xyz = np.array([[float(r[c]) for c in ("x", "y", "z")] for r in rows])
     except ValueError as error:
         raise AtlasError(f"{table_file}: {error}.") from None
-    network = next((c for c in ("network", "network_label", "modules") if c in rows[0]), None)
+    network = next((c for c in ("network", "network_label", "modules") if rows and c in rows[0]), None)
     networks = None if network is None else tuple(r[network] for r in rows)
     label = name or entities.get("atlas") or entities.get("seg") or image.parent.name
     return _assemble(
@@ -144,11 +146,15 @@ def _assemble(
 ) -> Atlas:
     """Check image against table and turn label values into row numbers."""
     values, affine = _read_labels(image)
+    if not index or min(index) < 1:
+        raise AtlasError(f"the table of {image.name} needs labels of 1 and above.")
     if len(set(index)) != len(index):
         raise AtlasError(f"the table of {image.name} lists a label twice.")
     if len(set(names)) != len(names):
         names = tuple(f"{n}_{i}" for n, i in zip(names, index, strict=True))
     found = np.unique(values)
+    if not found.any():
+        raise AtlasError(f"{image.name} holds no label at all.")
     unknown = sorted(set(found.tolist()) - set(index) - {0})
     if unknown:
         raise AtlasError(f"{image.name} holds labels that its table lacks: {unknown[:10]}.")
@@ -169,7 +175,7 @@ def _read_labels(image: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     try:
         img: Any = nib.load(image)
         data = np.asanyarray(img.dataobj)
-    except (OSError, EOFError, ValueError, ImageFileError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
         raise AtlasError(f"{image} cannot be read: {error}.") from None
     data = data.reshape(data.shape[:3]) if data.ndim > 3 and data.size == np.prod(data.shape[:3]) else data
     if data.ndim != 3:

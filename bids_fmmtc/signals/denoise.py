@@ -101,7 +101,7 @@ def read_confounds(path: Path, n_frames: int) -> Confounds:
             rows = list(csv.reader(f, delimiter="\t"))
         names = tuple(rows[0])
         values = np.array([[float(v) if v not in _MISSING else np.nan for v in row] for row in rows[1:] if row])
-    except (OSError, ValueError, IndexError) as error:
+    except (OSError, ValueError, IndexError, csv.Error) as error:
         raise ConfoundsError(f"{path.name} is not a readable confounds table: {error}.", _REMEDY) from None
     if values.ndim != 2 or values.shape != (n_frames, len(names)):
         raise ConfoundsError(
@@ -187,7 +187,7 @@ def _design(confounds: Confounds, spec: Denoising, n_frames: int) -> tuple[pd.Da
                     str(image), denoise_strategy=spec.strategy, global_signal=spec.global_signal
                 )
         except (ValueError, KeyError, OSError) as error:
-            text = " ".join(str(error).split()).rstrip(".")
+            text = " ".join(str(error).split()).rstrip(".").replace(str(link.with_suffix(".json")), sidecar.name)
             raise ConfoundsError(f"{confounds.path.name} does not serve {spec.strategy!r}: {text}.", _REMEDY) from None
     keep = np.ones(n_frames, np.bool_)
     if sample is not None:

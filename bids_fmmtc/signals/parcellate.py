@@ -100,7 +100,10 @@ def _one_line(error: BaseException) -> str:
 
 def _header_tr(header: Any) -> float | None:
     zooms = header.get_zooms()
-    unit = {"msec": 1e-3, "usec": 1e-6}.get(header.get_xyzt_units()[1], 1.0)
+    try:
+        unit = {"msec": 1e-3, "usec": 1e-6}.get(header.get_xyzt_units()[1], 1.0)
+    except KeyError:  # a unit code that NIfTI does not know
+        return None
     tr = float(zooms[3]) * unit if len(zooms) > 3 else 0.0
     # Headers often hold 0 or nonsense here; only a value a scanner could have made is taken.
     return round(tr, 6) if 0.05 <= tr <= 30 else None

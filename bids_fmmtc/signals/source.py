@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from bids_fmmtc.errors import ConfoundsError, CoverageError, ImageError, RepetitionTimeError, SpaceError
@@ -93,7 +95,7 @@ class Source:
         try:
             img: Any = nib.load(path)
             data = np.asarray(np.asanyarray(img.dataobj) > 0)
-        except (OSError, EOFError, ValueError, ImageFileError) as error:
+        except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
             raise ImageError(f"brain mask {path.name} cannot be read: {error}.", "Copy or fetch it again.") from None
         same = data.shape == self.header.shape[:3] and np.allclose(img.affine, self.header.affine, atol=SAME_GRID_MM)
         if not same:

@@ -36,10 +36,8 @@ class Placement:
     warp: Warp | None = None
 
 
-def usable_spaces(atlas_space: str, rule: SpaceSpec) -> tuple[str, ...]:
-    """Template spaces a recording may be in, best first."""
-    if rule.on_mismatch == "fail":
-        return (atlas_space,)
+def usable_spaces(atlas_space: str) -> tuple[str, ...]:
+    """Return the template spaces a recording may be in, best first; whether the second will do is `place`'s to say."""
     other = {NLIN6: NLIN2009C, NLIN2009C: NLIN6}.get(atlas_space)
     return (atlas_space,) if other is None else (atlas_space, other)
 
@@ -69,7 +67,7 @@ def place(space: str, atlas_space: str, rule: SpaceSpec, transform: Path | None 
             f"the recording is in {space}, the atlas in {atlas_space}, and the recipe refuses to mix them.",
             f"{remedy}, or use --on-space-mismatch warp (or affine, as the published code does).",
         )
-    if rule.on_mismatch == "affine":
+    if rule.on_mismatch == "affine" and space.startswith("MNI"):  # a participant's own space shares no grid at all
         return Placement("affine")
     if {space, atlas_space} != {NLIN6, NLIN2009C}:
         raise SpaceError(f"no transform between {space} and the atlas's {atlas_space} is known.", f"{remedy}.")
@@ -94,15 +92,22 @@ def packaged_warp() -> Warp:
 
     Its convention, making and accuracy stand in the JSON file beside it.
     """
+    return _shifted(nib.load(Path(str(files("bids_fmmtc") / "data" / PACKAGED))), outside="nearest")
+
+
+def _shifted(img: Any, outside: str) -> Warp:
+    """Return the warp of a displacement image (X, Y, Z, 3): RAS+ mm on a RAS+ grid, linear between its nodes.
+
+    ``outside`` the grid, ``nearest`` goes on with the edge and ``constant`` leaves points where they are.
+    """
     from scipy.ndimage import map_coordinates  # noqa: PLC0415  (only recordings in the other space need scipy here)
 
-    img: Any = nib.load(Path(str(files("bids_fmmtc") / "data" / PACKAGED)))
     field = np.asarray(img.dataobj, np.float32)
     to_voxel = np.linalg.inv(img.affine)
 
     def warp(points: NDArray[np.float64]) -> NDArray[np.float64]:
         voxels = (points @ to_voxel[:3, :3].T + to_voxel[:3, 3]).T
-        shift = [map_coordinates(field[..., c], voxels, order=1, mode="nearest") for c in range(3)]
+        shift = [map_coordinates(field[..., c], voxels, order=1, mode=outside) for c in range(3)]
         moved: NDArray[np.float64] = points + np.stack(shift, 1)
         return moved
 
@@ -110,20 +115,34 @@ def packaged_warp() -> Warp:
 
 
 def _templateflow(path: Path) -> Warp:
-    """Read TemplateFlow's composite (ITK, HDF5); nitransforms turns it into RAS+ points."""
-    from nitransforms.manip import TransformChain  # noqa: PLC0415  (heavy, and only for who has the file)
+    """Read TemplateFlow's composite (ITK, HDF5) as points in RAS+, moved as ITK moves them.
+
+    nitransforms reads the file but does not move the points: its ``map`` fits a spline through the whole field at
+    every call, and where all points fall on nodes (1 mm images) those below the grid wrap round to its far side.
+    """
+    from nitransforms.io.itk import ITKCompositeH5, ITKLinearTransform  # noqa: PLC0415  (only for who has the file)
 
     try:
-        chain = TransformChain.from_filename(path, fmt="itk")
+        # ITK applies the last transform of a composite first.
+        parts = ITKCompositeH5.from_filename(path)[::-1]
+        steps = [_linear(p.to_ras()) if isinstance(p, ITKLinearTransform) else _shifted(p, "constant") for p in parts]
+        if not steps:
+            raise ValueError("it holds no transform")
     except Exception as error:  # third-party reader: any failure means the file is unusable
         raise SpaceError(
             f"transform {path} cannot be read: {error}.", "Fetch it again with bids_fmmtc-fetch transform."
         ) from error
 
     def warp(points: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(chain.map(points), np.float64)
+        for step in steps:
+            points = step(points)
+        return points
 
     return warp
+
+
+def _linear(matrix: NDArray[np.float64]) -> Warp:
+    return lambda points: points @ matrix[:3, :3].T + matrix[:3, 3]
 
 
 def _inverted(forward: Warp) -> Warp:

@@ -1,0 +1,137 @@
+"""A bundle's head at work: from the features of a session to its prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load as load_arrays
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from bids_fmmtc.errors import BundleError, DataError
+from bids_fmmtc.learning.bundle import HEAD, TANGENT, TANGENT_MODALITY, ModelBundle
+from bids_fmmtc.learning.calibrate import calibrated, prediction_set, reference_flags
+from bids_fmmtc.learning.head import build_head
+from bids_fmmtc.modalities.connectivity import TangentReference
+from bids_fmmtc.types import Features, Prediction
+
+
+class Predictor:
+    """A bundle's head, ready to judge sessions.
+
+    Parameters
+    ----------
+    bundle
+        A loaded bundle.
+    device
+        torch device name, ``cpu`` or ``cuda``.
+
+    Raises
+    ------
+    BundleError
+        Weights that changed since the bundle was loaded, or that do not fit the head.
+    """
+
+    def __init__(self, bundle: ModelBundle, device: str = "cpu") -> None:
+        self.bundle, self.device = bundle, device
+        self._head = filled_head(bundle.head, bundle.shapes, load(bundle.read(HEAD))).to(device)
+        self._tangent: TangentReference | None = None
+        if TANGENT in bundle.files:
+            self._tangent = TangentReference.from_arrays(load_arrays(bundle.read(TANGENT)))
+
+    def predict(
+        self, key: str, features: Sequence[Features], flags: Sequence[str] = (), expected_digest: str | None = None
+    ) -> Prediction:
+        """Judge one session from all windows of its runs, each window counting the same.
+
+        Windows go through the head one at a time, so a window's number does not depend on its neighbours. The
+        session's probability is the mean of the windows' calibrated probabilities.
+
+        Parameters
+        ----------
+        key
+            The session's key.
+        features
+            One entry per run.
+        flags
+            Reasons for care known so far; those of the reference range and ``demo_model`` are added.
+        expected_digest
+            Digest of the recipe the features must have; the bundle's own by default. For a caller whose user chose
+            another recipe knowingly; such a caller says so in ``flags``.
+
+        Raises
+        ------
+        BundleError
+            Features of another recipe or shape than the head was trained on.
+        DataError
+            No features.
+        """
+        bundle = self.bundle
+        if not features:
+            raise DataError(f"session {key} has no features.")
+        expected = bundle.recipe.digest if expected_digest is None else expected_digest
+        for run in features:
+            self._check(run, expected)
+        logits = np.concatenate([self._logits(run) for run in features])
+        per_window = calibrated(logits, bundle.calibration)
+        probability = float(per_window.mean())
+        reference = bundle.reference or {}
+        found = sorted({flag for run in features for flag in reference_flags(run.quality, reference)})
+        conformal = bundle.conformal
+        return Prediction(
+            key=key,
+            probability=probability,
+            per_window=per_window.astype(np.float32),
+            threshold=bundle.threshold,
+            label=bundle.classes[int(probability >= bundle.threshold)],
+            prediction_set=None if conformal is None else prediction_set(probability, bundle.classes, conformal),
+            flags=tuple(dict.fromkeys((*flags, *found, *(("demo_model",) if bundle.demo else ())))),
+            digest=bundle.digest,
+        )
+
+    def _check(self, run: Features, expected: str) -> None:
+        if run.digest != expected:
+            raise BundleError(
+                f"features of {run.key} come from recipe {run.digest}, the bundle's is {expected}.",
+                "Extract them again with the bundle's recipe.",
+            )
+        for name, shape in self.bundle.shapes.items():
+            found = run.arrays[name].shape[1:] if name in run.arrays else None
+            if found != shape:
+                raise BundleError(f"features of {run.key}: {name} is of shape {found}, the bundle expects {shape}.")
+
+    def _logits(self, run: Features) -> NDArray[np.float32]:
+        """Return logits (W, 2) of one run.
+
+        Every window is copied into memory that torch aligns, as the rounding of some kernels depends on alignment.
+        """
+        rows = []
+        strict = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
+        with torch.inference_mode(), strict:
+            for i in range(len(run.windows)):
+                arrays = {name: run.arrays[name][i : i + 1] for name in self.bundle.shapes}
+                if self._tangent is not None:
+                    arrays[TANGENT_MODALITY] = self._tangent.project(arrays[TANGENT_MODALITY])
+                batch = {n: torch.tensor(a, dtype=torch.float32).to(self.device) for n, a in arrays.items()}
+                rows.append(self._head(batch).cpu().numpy())
+        return np.concatenate(rows)
+
+
+def filled_head(spec: Mapping[str, Any], shapes: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
+    """Build the head without drawing random weights and give it ``state``, whose names and shapes must fit exactly."""
+    with torch.device("meta"):
+        head = build_head(spec, shapes)
+    expected = {name: (tuple(t.shape), t.dtype) for name, t in head.state_dict().items()}
+    found = {name: (tuple(t.shape), t.dtype) for name, t in state.items()}
+    wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
+    if wrong:
+        raise BundleError(
+            f"{len(wrong)} of the head's weights are missing, unknown or of another shape: "
+            + "; ".join(f"{n} expected {expected.get(n)}, found {found.get(n)}" for n in wrong[:3])
+        )
+    head.load_state_dict(dict(state), strict=True, assign=True)
+    return head.eval()
