@@ -12,7 +12,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -83,7 +83,7 @@ class Denoising:
     @property
     def cleans(self) -> bool:
         """Whether anything is regressed or filtered."""
-        return self.strategy != "none" or self.high_pass is not None or self.low_pass is not None
+        return self != replace(self, strategy="none", global_signal=None, high_pass=None, low_pass=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,8 +220,8 @@ def _differences(a: Any, b: Any, where: str) -> list[str]:
         found = []
         for name in sorted({*a, *b}):
             # Options may hold null, which is not the same as holding nothing.
-            values = [side.get(name, _NOTHING) for side in (a, b)]
-            found += _differences(*values, f"{where}.{name}" if where else name)
+            inside = f"{where}.{name}" if where else name
+            found += _differences(a.get(name, _NOTHING), b.get(name, _NOTHING), inside)
         return found
     if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
         return [line for i, (x, y) in enumerate(zip(a, b, strict=True)) for line in _differences(x, y, f"{where}[{i}]")]

@@ -109,7 +109,6 @@ def make_tasks(settings: Settings, plan: Plan, selection: Selection, links: Mapp
             output=settings.output_dir,
             atlas=plan.atlas_folder,
             bundle=None if plan.bundle is None else plan.bundle.root.absolute(),
-            task_labels=settings.tasks,
             weights=plan.weights,
             transform=plan.transform,
             links=links,
@@ -286,7 +285,7 @@ def run_participant_level(settings: Settings) -> int:
     selection, links = discover(settings, plan.recipe, plan.atlas.space)
     layout = Layout(settings.output_dir, plan.atlas.name)
     check_output(layout.root, plan.recipe, links)
-    prepare_dataset(layout, plan.recipe, plan.atlas, links, plan.atlas_folder)
+    prepare_dataset(layout, plan.recipe, plan.atlas, links)
     if plan.bundle is None:
         log.info("No model bundle was given (--model or $FMMTC_MODEL): features only, no predictions.")
     elif plan.bundle.demo:

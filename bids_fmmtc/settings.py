@@ -74,8 +74,6 @@ class Task:
         TemplateFlow's transform, when it is used.
     links
         Dataset name -> root folder, for BIDS URIs.
-    task_labels
-        Tasks that were asked for: what a participant without any recording is listed under.
     device, threads, seed
         Of the encoder and head.
     """
@@ -90,7 +88,6 @@ class Task:
     weights: Mapping[str, Path] = field(default_factory=dict)
     transform: Path | None = None
     links: Mapping[str, Path] = field(default_factory=dict)
-    task_labels: tuple[str, ...] = ("rest",)
     device: str = "cpu"
     threads: int = 1
     seed: int = 0
@@ -108,7 +105,6 @@ class Task:
             "weights": {k: str(v) for k, v in self.weights.items()},
             "transform": None if self.transform is None else str(self.transform),
             "links": {k: str(v) for k, v in self.links.items()},
-            "task_labels": list(self.task_labels),
             "device": self.device,
             "threads": self.threads,
             "seed": self.seed,
@@ -128,7 +124,6 @@ class Task:
             weights={k: Path(v) for k, v in data["weights"].items()},
             transform=None if data["transform"] is None else Path(data["transform"]),
             links={k: Path(v) for k, v in data["links"].items()},
-            task_labels=tuple(data["task_labels"]),
             device=data["device"],
             threads=data["threads"],
             seed=data["seed"],

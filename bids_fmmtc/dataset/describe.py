@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,7 @@ IGNORED = (
 )
 
 
-def prepare_dataset(
-    layout: Layout, recipe: Recipe, atlas: Atlas, inputs: Mapping[str, Path], atlas_folder: Path
-) -> None:
+def prepare_dataset(layout: Layout, recipe: Recipe, atlas: Atlas, inputs: Mapping[str, Path]) -> None:
     """Write what belongs to the dataset as a whole, the same bytes whichever participant job comes first.
 
     Parameters
@@ -60,7 +59,7 @@ def prepare_dataset(
         It holds results of a different recipe; the differing fields are named.
     """
     check_output(layout.root, recipe, inputs)
-    description = _description(recipe, inputs, layout.root, atlas_folder)
+    description = _description(recipe, inputs, layout.root)
     write_json(layout.root / "dataset_description.json", description)
     write_text(layout.root / ".bidsignore", "\n".join(IGNORED) + "\n")
     write_text(layout.root / "README.md", _README)
@@ -96,17 +95,11 @@ def check_output(root: Path, recipe: Recipe, inputs: Mapping[str, Path]) -> None
         )
 
 
-def stored_recipe(root: Path) -> Recipe | None:
-    """Return the recipe of an output dataset; None when there is none yet."""
-    ours = _own_entry(read_record(root / "dataset_description.json") or {})
-    return Recipe.from_json(ours["Recipe"]) if ours is not None and "Recipe" in ours else None
-
-
 def _own_entry(description: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return the first entry of ``GeneratedBy``, the maker's, if that is this program."""
+    """Return this program's entry, the first under GeneratedBy; None when somebody else made the dataset."""
     generated = description.get("GeneratedBy")
     first = generated[0] if isinstance(generated, list) and generated else None
-    return first if isinstance(first, Mapping) and first.get("Name") == NAME else None
+    return first if isinstance(first, dict) and first.get("Name") == NAME else None
 
 
 def link(folder: Path, root: Path) -> str:
@@ -117,7 +110,7 @@ def link(folder: Path, root: Path) -> str:
     return folder.as_uri()
 
 
-def _description(recipe: Recipe, inputs: Mapping[str, Path], root: Path, atlas_folder: Path) -> dict[str, Any]:
+def _description(recipe: Recipe, inputs: Mapping[str, Path], root: Path) -> dict[str, Any]:
     first = read_record(next(iter(inputs.values())) / "dataset_description.json") or {}
     upstream = first.get("GeneratedBy") or first.get("PipelineDescription") or []
     authors = first.get("Authors")
@@ -138,64 +131,62 @@ def _description(recipe: Recipe, inputs: Mapping[str, Path], root: Path, atlas_f
             *(upstream if isinstance(upstream, list) else [upstream]),
         ],
         "SourceDatasets": [{"URL": link(folder, root)} for folder in inputs.values()],
-        "DatasetLinks": {
-            **{name: link(folder, root) for name, folder in inputs.items()},
-            "atlas": link(atlas_folder, root),
-        },
+        "DatasetLinks": {name: link(folder, root) for name, folder in inputs.items()},
     }
     if isinstance(first.get("License"), str):
         description["License"] = first["License"]
     return description
 
 
+def atlas_image(atlas: Atlas) -> str:
+    """Return where the label image of the atlas stands in an output dataset, relative to its root."""
+    voxel = np.sqrt((atlas.affine[:3, :3] ** 2).sum(0))[0]
+    resolution = f"{voxel:g}".replace(".", "p")
+    return f"tpl-{atlas.space}/tpl-{atlas.space}_atlas-{atlas.name}_res-{resolution}_dseg.nii.gz"
+
+
 def _write_atlas(root: Path, atlas: Atlas) -> None:
     """Write labels, table and description of the atlas under its space, labels renumbered 1..R as in the table."""
     name, space = atlas.name, atlas.space
-    voxel = np.sqrt((atlas.affine[:3, :3] ** 2).sum(0))
-    resolution = f"{voxel[0]:g}"
-    stem = root / f"tpl-{space}" / f"tpl-{space}_atlas-{name}_res-{resolution.replace('.', 'p')}_dseg"
+    path = root / atlas_image(atlas)
     image = nib.Nifti1Image(atlas.labels.astype(np.int16 if atlas.n_parcels < 2**15 else np.int32), atlas.affine)
     image.header.set_xyzt_units("mm", "sec")
     image.header.set_sform(atlas.affine, code="mni")
     image.header.set_qform(atlas.affine, code="mni")
-    # The gzip header nibabel writes carries the time of writing; gzip with time 0 gives the same bytes every time.
-    write_bytes(stem.with_suffix(".nii.gz"), _gzip(image.to_bytes()))
-    rows: Sequence[Mapping[str, Any]] = [
-        {
-            "index": i + 1,
-            "name": atlas.names[i],
-            "x": float(atlas.xyz[i, 0]),
-            "y": float(atlas.xyz[i, 1]),
-            "z": float(atlas.xyz[i, 2]),
-            "source_index": atlas.index[i],
-            "network": atlas.networks[i] if atlas.networks else None,
-        }
-        for i in range(atlas.n_parcels)
-    ]
+    # nibabel's own gzip header would carry the time of writing.
+    write_bytes(path, gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
     columns = ["index", "name", "x", "y", "z", "source_index", *(["network"] if atlas.networks else [])]
-    write_table(stem.with_suffix(".tsv"), columns, rows)
-    write_json(
-        stem.with_suffix(".json"),
-        {
-            "Description": f"Parcellation {name} with the labels this dataset uses; row order is column order.",
-            "SpatialReference": space,
-            "Resolution": f"{resolution} mm isotropic" if np.allclose(voxel, voxel[0]) else f"{voxel.tolist()} mm",
-            "AtlasSHA256": atlas.sha256,
-            **{axis: {"Description": f"Parcel centre, {axis} (RAS+)", "Units": "mm"} for axis in "xyz"},
-            "source_index": {"Description": "Label value in the atlas's own image"},
-            **({"network": {"Description": "Network the parcel belongs to"}} if atlas.networks else {}),
-        },
-    )
-    write_json(
-        root / f"atlas-{name}_description.json",
-        {"Name": name, "Description": f"Parcellation with {atlas.n_parcels} parcels in {space}."},
-    )
+    stem = str(path).removesuffix(".nii.gz")
+    write_table(Path(f"{stem}.tsv"), columns, [_parcel(atlas, i) for i in range(atlas.n_parcels)])
+    voxel = np.sqrt((atlas.affine[:3, :3] ** 2).sum(0))
+    facts: dict[str, Any] = {
+        "Description": f"Parcellation {name} with the labels this dataset uses; row order is column order.",
+        "SpatialReference": space,
+        "Resolution": " x ".join(f"{v:g}" for v in voxel) + " mm",
+        "AtlasSHA256": atlas.sha256,
+        **{axis: {"Description": f"Parcel centre, {axis} (RAS+)", "Units": "mm"} for axis in "xyz"},
+        "source_index": {"Description": "Label value in the atlas's own image"},
+    }
+    if atlas.networks:
+        facts["network"] = {"Description": "Network the parcel belongs to"}
+    write_json(Path(f"{stem}.json"), facts)
+    text = f"Parcellation with {atlas.n_parcels} parcels in {space}."
+    write_json(root / f"atlas-{name}_description.json", {"Name": name, "Description": text})
 
 
-def _gzip(data: bytes) -> bytes:
-    import gzip  # noqa: PLC0415
-
-    return gzip.compress(data, compresslevel=6, mtime=0)
+def _parcel(atlas: Atlas, i: int) -> dict[str, Any]:
+    """Return row i of the atlas table."""
+    x, y, z = (float(v) for v in atlas.xyz[i])
+    network = atlas.networks[i] if atlas.networks else None
+    return {
+        "index": i + 1,
+        "name": atlas.names[i],
+        "x": x,
+        "y": y,
+        "z": z,
+        "source_index": atlas.index[i],
+        "network": network,
+    }
 
 
 _README = f"""# bids_fmmtc derivatives

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_fmmtc.dataset.sidecars import QUALITY_COLUMNS, SCANS_COLUMNS, failed_record
-from bids_fmmtc.dataset.store import Layout, read_table, write_json, write_table
+from bids_fmmtc.dataset.store import Layout, read_table, remove, write_json, write_table
 from bids_fmmtc.settings import Task
 from bids_fmmtc.types import Failure, Recording
 
@@ -41,11 +41,13 @@ def write_scans(task: Task, rows: Sequence[Mapping[str, Any]], layout: Layout) -
         record = _record_file(key, recording, session, layout, task.subject)
         if row["status"] != "ok":
             # Features of an earlier call must not outlive the failure that the record now tells of.
-            record.with_suffix(".safetensors").unlink(missing_ok=True)
+            remove(record.with_suffix(".safetensors"))
             write_json(record, failed_record(key, row["kind"], _failure(row).reason))
         if recording is not None:
             for forgotten in _forget_failures(key, current, layout, task.subject):
                 tables.setdefault(forgotten, {})
+        else:
+            _forget_results(record.parent, key)
         name = record.relative_to(layout.folder(task.subject, session)).as_posix()
         tables.setdefault(session, {})[name] = _scan_row(name, row)
     for session, new in tables.items():
@@ -53,8 +55,8 @@ def write_scans(task: Task, rows: Sequence[Mapping[str, Any]], layout: Layout) -
         old = read_table(table) if table.is_file() else []
         kept = {r["filename"]: r for r in old if (table.parent / r["filename"]).is_file()}
         if not kept | new:
-            table.unlink(missing_ok=True)
-            table.with_suffix(".json").unlink(missing_ok=True)
+            remove(table)
+            remove(table.with_suffix(".json"))
             continue
         write_table(table, list(SCANS_COLUMNS), [row for _, row in sorted((kept | new).items())])
         described = {k: v for k, v in SCANS_COLUMNS.items() if k != "filename"}
@@ -74,9 +76,16 @@ def _forget_failures(key: str, current: set[str], layout: Layout, subject: str) 
     for stale in {key, session_key(key), f"sub-{subject}"} - current:
         record = _record_file(stale, None, session_of(stale), layout, subject)
         if record.is_file():
-            record.unlink()
+            remove(record)
             touched.add(session_of(stale))
     return touched
+
+
+def _forget_results(folder: Path, key: str) -> None:
+    """Remove the state and features of an earlier call, now that discovery turns the recording down."""
+    for record in folder.glob(f"{key}_space-*_features.json"):
+        remove(record.with_suffix(".safetensors"))
+        remove(record)
 
 
 def _failure(row: Mapping[str, Any]) -> Failure:

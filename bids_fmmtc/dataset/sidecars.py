@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_fmmtc import __version__
-from bids_fmmtc.dataset.describe import NOT_A_DEVICE, PAPER
+from bids_fmmtc.dataset.describe import NOT_A_DEVICE, PAPER, atlas_image
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.types import Atlas, Prediction, Recording
 
@@ -87,7 +87,7 @@ class Subject:
     def common(self) -> dict[str, Any]:
         """Return the keys every sidecar starts with."""
         return {
-            "Sources": [*self.links.sources(self.recording), f"bids:atlas:{self.atlas.name}"],
+            "Sources": [*self.links.sources(self.recording), f"bids::{atlas_image(self.atlas)}"],
             "TaskName": self.recording.task,
             "RecipeDigest": self.recipe.digest,
         }

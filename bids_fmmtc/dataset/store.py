@@ -82,6 +82,22 @@ def write_bytes(path: Path, data: bytes) -> None:
         ) from None
 
 
+def remove(path: Path) -> None:
+    """Remove a file of ours if it is there.
+
+    Raises
+    ------
+    OutputError
+        It is there and stays.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except NotADirectoryError:
+        return
+    except OSError as error:
+        raise OutputError(f"cannot remove {path}: {error.strerror or error}.", "Check the output folder.") from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text atomically."""
     write_bytes(path, text.encode())

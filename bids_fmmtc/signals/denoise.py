@@ -158,7 +158,7 @@ def denoise(raw: RoiSeries, confounds: Confounds | None, spec: Denoising) -> Cle
             "The participant moved too much for this recipe; use one without scrubbing, or exclude the recording.",
         )
     values = raw.values.copy()
-    if spec.cleans or design is not None:
+    if spec.cleans and not raw.lost.all():
         values = _clean(raw, design, keep, spec)
     values[~keep] = np.nan
     return Cleaned(values, keep, dropped, int((~keep[dropped:]).sum()), regressors)
@@ -203,6 +203,12 @@ def _clean(raw: RoiSeries, design: pd.DataFrame | None, keep: NDArray[np.bool_],
     """Regress, filter and censor the parcels that have signal; dropped rows come back as NaN."""
     from nilearn.signal import clean  # noqa: PLC0415
 
+    nyquist = 0.5 / raw.repetition_time
+    if spec.high_pass is not None and spec.high_pass >= nyquist:  # nilearn would clip it and leave next to nothing
+        raise ConfoundsError(
+            f"high_pass is {spec.high_pass:g} Hz, at or above the Nyquist frequency, {nyquist:g} Hz.",
+            "Check the recipe's filters and the repetition time.",
+        )
     found = ~raw.lost
     arguments: dict[str, Any] = {
         "detrend": spec.detrend,

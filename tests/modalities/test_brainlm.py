@@ -22,12 +22,11 @@ from bids_fmmtc.modalities.brainlm import (
     BrainLM,
     BrainLMConfig,
     BrainLMModality,
-    TokenOrder,
     load_brainlm,
     pieces,
-    weights_file,
-    weights_sha256,
 )
+from bids_fmmtc.modalities.token_order import TokenOrder
+from bids_fmmtc.modalities.weights import weights_file, weights_sha256
 from bids_fmmtc.recipe import AtlasSpec, ModalitySpec, Recipe, Windows
 
 FIXTURES = Path(__file__).parents[2].parent / "shared" / "fixtures"
@@ -488,7 +487,7 @@ def test_safetensors_is_preferred(tmp_path):
 def test_missing_files_say_how_to_get_them(tmp_path):
     with pytest.raises(MissingInputError, match=r"does not exist.*bids_fmmtc-fetch brainlm"):
         load_brainlm(tmp_path / "nowhere")
-    with pytest.raises(MissingInputError, match=r"neither.*bids_fmmtc-fetch brainlm"):
+    with pytest.raises(MissingInputError, match=r"needs config\.json and one of.*bids_fmmtc-fetch brainlm"):
         load_brainlm(tmp_path)
     (checkpoint(tmp_path) / "config.json").unlink()
     with pytest.raises(MissingInputError, match=r"config.*bids_fmmtc-fetch brainlm"):
@@ -650,21 +649,6 @@ def test_token_orders(folder):
     orders = [order.tolist() for order in TokenOrder("shuffles", count=3, seed=7).orders(24)]
     each = [compute(kind="permutation", permutation=order) for order in orders]
     np.testing.assert_allclose(shuffled, np.mean(each, axis=0), atol=1e-6)
-
-
-def test_shuffles_are_the_same_on_every_machine():
-    first, second = TokenOrder("shuffles", count=2, seed=0).orders(8)
-    assert first.tolist() == [3, 2, 1, 6, 0, 7, 4, 5]
-    assert second.tolist() == [3, 5, 7, 0, 6, 2, 4, 1]
-
-
-@settings(max_examples=30, deadline=None)
-@given(tokens=st.integers(1, 300), count=st.integers(1, 4), seed=st.integers(0, 2**64))
-def test_shuffles_are_permutations(tokens, count, seed):
-    orders = list(TokenOrder("shuffles", count=count, seed=seed).orders(tokens))
-    assert len(orders) == count
-    for order in orders:
-        assert sorted(order.tolist()) == list(range(tokens))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,72 @@
+"""Shared fixtures: the demo's atlas and bundle, made once a session, and the program as a real child process."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_OWN = ("FMMTC_", "TEMPLATEFLOW_", "XDG_", "HF_")
+
+
+@pytest.fixture(scope="session")
+def demo_atlas(tmp_path_factory):
+    """Folder of the demo's atlas: 48 parcels on a 6 mm grid."""
+    from bids_fmmtc.demo import write_atlas
+
+    folder = tmp_path_factory.mktemp("shared") / "atlas-Demo"
+    write_atlas(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_bundle(tmp_path_factory, demo_atlas):
+    """Folder of the demo's bundle, with its encoder; do not write into it."""
+    from bids_fmmtc.demo import write_model
+
+    folder = tmp_path_factory.mktemp("shared") / "model"
+    write_model(folder, demo_atlas)
+    return folder
+
+
+@pytest.fixture
+def clean_environ(tmp_path):
+    """Environment in which the program finds no resources but its own."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_OWN)}
+    home = tmp_path / "home"
+    home.mkdir()
+    return kept | {"HOME": str(home)}
+
+
+@pytest.fixture
+def run_app(clean_environ, tmp_path):
+    """Run ``python -m bids_fmmtc`` with words; returns the completed process with its output as text."""
+
+    def run(*words, cwd=tmp_path, **environ):
+        command = [sys.executable, "-m", "bids_fmmtc", *map(str, words)]
+        return subprocess.run(
+            command, env=clean_environ | environ, cwd=cwd, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    return run
+
+
+@pytest.fixture
+def fmriprep(tmp_path):
+    """Tiny fMRIPrep tree of two participants: names only, nothing that could be read as an image."""
+    import json
+
+    root = tmp_path / "fmriprep"
+    for label in ("01", "02"):
+        func = root / f"sub-{label}" / "func"
+        func.mkdir(parents=True)
+        for space in ("MNI152NLin6Asym_res-2", "MNI152NLin2009cAsym"):
+            stem = f"sub-{label}_task-rest_space-{space}_desc-"
+            for name in ("preproc_bold.nii.gz", "brain_mask.nii.gz"):
+                (func / f"{stem}{name}").touch()
+        (func / f"sub-{label}_task-rest_desc-confounds_timeseries.tsv").touch()
+    (root / "dataset_description.json").write_text(
+        json.dumps({"Name": "t", "BIDSVersion": "1.8.0", "GeneratedBy": [{"Name": "fMRIPrep", "Version": "24.1.0"}]})
+    )
+    return Path(root)

@@ -1,0 +1,126 @@
+"""``scans.tsv``: every recording has a row, and no row outlives what it tells of."""
+
+from pathlib import Path
+
+import pytest
+
+from bids_fmmtc.dataset.scans import session_key, session_of, write_scans
+from bids_fmmtc.dataset.sidecars import QUALITY_COLUMNS
+from bids_fmmtc.dataset.store import Layout, read_record, read_table, write_json
+from bids_fmmtc.recipe import Recipe
+from bids_fmmtc.settings import Task, failure_to_json
+from bids_fmmtc.types import Failure, Recording
+
+
+def recording(run=None, session=None):
+    return Recording("01", session, "rest", run, (), "S", None, Path("/b"), None, None, 2.0, Path("/d"))
+
+
+def ok(key):
+    return {"key": key, "status": "ok", "flags": ["high_motion"], "quality": dict.fromkeys(QUALITY_COLUMNS, 1)}
+
+
+def failed(key, kind="image"):
+    return {"key": key, "status": "failed", **failure_to_json(Failure(key, "extract", kind, "it broke.", "Mend it."))}
+
+
+@pytest.fixture
+def layout(tmp_path):
+    return Layout(tmp_path, "A")
+
+
+@pytest.fixture
+def write(layout):
+    """Do as a run does: records of what worked are there before the table is written."""
+
+    def write(rows, *recordings):
+        by_key = {r.key: r for r in recordings}
+        for row in rows:
+            if row["status"] == "ok":
+                write_json(layout.derivative(by_key[row["key"]], "features", ".json"), {"Status": "ok"})
+        write_scans(Task("01", recordings, (), Recipe(), layout.root, Path("/a")), rows, layout)
+
+    return write
+
+
+def table(layout, session=None):
+    path = layout.scans("01", session, ".tsv")
+    return {r["filename"]: r for r in read_table(path)} if path.is_file() else None
+
+
+def test_every_recording_has_a_row(layout, write):
+    one, two = recording("1"), recording("2")
+    write([ok(one.key), failed(two.key)], one, two)
+    rows = table(layout)
+    assert list(rows) == [f"func/{r.key}_space-S_atlas-A_features.json" for r in (one, two)]
+    assert [r["fmmtc_status"] for r in rows.values()] == ["ok", "failed"]
+    first, second = rows.values()
+    assert (first["fmmtc_flags"], first["fmmtc_reason"], first["fmmtc_mean_fd"]) == ("high_motion", "n/a", "1")
+    assert (second["fmmtc_reason"], second["fmmtc_mean_fd"]) == ("image: it broke. Mend it.", "n/a")
+    assert all((layout.folder("01", None) / name).is_file() for name in rows)
+    assert read_record(layout.derivative(two, "features", ".json"))["Kind"] == "image"
+    assert set(read_record(layout.scans("01", None, ".json"))) >= set(first) - {"filename"}
+
+
+def test_sessions_have_tables_of_their_own(layout, write):
+    a, b = recording(session="a"), recording(session="b")
+    write([ok(a.key), ok(b.key)], a, b)
+    assert len(table(layout, "a")) == len(table(layout, "b")) == 1
+    assert table(layout) is None
+
+
+def test_rows_of_other_recordings_are_kept(layout, write):
+    one, two = recording("1"), recording("2")
+    write([ok(one.key)], one)
+    write([ok(two.key)], two)
+    assert len(table(layout)) == 2
+    write([failed(two.key)], two)
+    assert [r["fmmtc_status"] for r in table(layout).values()] == ["ok", "failed"]
+    layout.derivative(one, "features", ".json").unlink()
+    write([ok(two.key)], two)
+    assert len(table(layout)) == 1
+
+
+def test_features_do_not_outlive_a_failure(layout, write):
+    one = recording()
+    write([ok(one.key)], one)
+    arrays = layout.derivative(one, "features", ".safetensors")
+    arrays.touch()
+    write([failed(one.key)], one)
+    assert not arrays.exists()
+
+
+@pytest.mark.parametrize("session", [None, "a"])
+@pytest.mark.parametrize("then", [ok, failed])
+@pytest.mark.parametrize("which", ["recording", "session", "participant"])
+def test_a_discovery_failure_is_forgotten_once_the_recording_is_found(layout, write, session, then, which):
+    found = recording("1", session)
+    key = {"recording": found.key, "session": found.session_key, "participant": "sub-01"}[which]
+    write([failed(key, "missing")])
+    (name,) = table(layout, None if which == "participant" else session)
+    assert name == f"func/{key}_desc-fmmtc_features.json"
+    write([then(found.key)], found)
+    assert len(table(layout, session)) == 1
+    assert [p.name for p in layout.root.rglob("*_desc-fmmtc_features.json")] == []
+    if session is not None:
+        assert table(layout) is None
+
+
+def test_a_failure_of_this_very_run_is_kept(layout, write):
+    """A file without run- that cannot be used, beside one with it."""
+    found = recording("1")
+    write([failed(found.session_key, "space"), ok(found.key)], found)
+    assert len(table(layout)) == 2
+    assert all((layout.folder("01", None) / name).is_file() for name in table(layout))
+
+
+@pytest.mark.parametrize(
+    ("key", "session", "without_run"),
+    [
+        ("sub-01", None, "sub-01"),
+        ("sub-01_ses-a_task-rest_run-1", "a", "sub-01_ses-a_task-rest"),
+        ("sub-01_task-rest_acq-run_run-02", None, "sub-01_task-rest_acq-run"),
+    ],
+)
+def test_keys(key, session, without_run):
+    assert (session_of(key), session_key(key)) == (session, without_run)

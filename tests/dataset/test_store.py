@@ -1,0 +1,270 @@
+"""Names, and files that are there whole or not at all."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from bids_fmmtc.dataset import store
+from bids_fmmtc.dataset.store import (
+    Layout,
+    cell,
+    read_features,
+    read_record,
+    read_table,
+    write_array,
+    write_bytes,
+    write_features,
+    write_json,
+    write_table,
+)
+from bids_fmmtc.errors import DataError, OutputError
+from bids_fmmtc.types import Features, Recording
+
+RECORDING = Recording("01", "a", "rest", "1", (("acq", "x"),), "S", "2", Path("/b"), None, None, 2.0, Path("/d"))
+
+# names
+
+
+def test_names_are_those_of_the_tree_we_promise():
+    layout = Layout(Path("/out"), "A424")
+    source = "sub-01_ses-a_task-rest_acq-x_run-1"
+    func = Path("/out/sub-01/ses-a/func")
+    assert layout.derivative(RECORDING, "timeseries", ".tsv") == func / f"{source}_space-S_atlas-A424_timeseries.tsv"
+    matrix = layout.derivative(RECORDING, "relmat", ".tsv", "pearsoncorrelation")
+    assert matrix == func / f"{source}_space-S_atlas-A424_meas-pearsoncorrelation_relmat.tsv"
+    key = RECORDING.session_key
+    assert layout.prediction("01", "a", key, ".json") == func / f"{key}_desc-fmmtc_prediction.json"
+    assert layout.scans("01", "a", ".tsv") == Path("/out/sub-01/ses-a/sub-01_ses-a_scans.tsv")
+    assert layout.scans("01", None, ".tsv") == Path("/out/sub-01/sub-01_scans.tsv")
+    assert layout.relative(matrix) == f"sub-01/ses-a/func/{matrix.name}"
+
+
+# whole or not at all
+
+WRITER = """
+import os, sys
+from pathlib import Path
+from bids_fmmtc.dataset import store
+real = os.fsync
+def slow(f):
+    # The new bytes are on their way, the old file still stands: say so, and wait for the end.
+    sys.stdout.write("writing\\n"); sys.stdout.flush()
+    import time; time.sleep(60)
+os.fsync = slow
+store.write_bytes(Path(sys.argv[1]), b"new" * 1000000)
+"""
+
+
+def test_a_killed_writer_leaves_the_old_file_whole(tmp_path):
+    path = tmp_path / "x.tsv"
+    write_bytes(path, b"old")
+    child = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout.readline() == "writing\n"
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait(timeout=10)
+        child.stdout.close()
+    assert path.read_bytes() == b"old"
+    write_bytes(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+def test_readers_never_see_half_a_file(tmp_path):
+    path = tmp_path / "x"
+    code = "import sys\nfrom pathlib import Path\nfrom bids_fmmtc.dataset.store import write_bytes\n"
+    code += "for i in range(60): write_bytes(Path(sys.argv[1]), bytes([65 + i % 26]) * 300_000)"
+    child = subprocess.Popen([sys.executable, "-c", code, str(path)])
+    seen = 0
+    while child.poll() is None:
+        if path.exists():
+            data = path.read_bytes()
+            assert data == data[:1] * 300_000
+            seen += 1
+        else:
+            time.sleep(0.01)
+    assert child.returncode == 0
+    assert seen
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+@pytest.mark.parametrize("below", ["file/x.tsv", "file/a/b/x.tsv", "folder"])
+def test_what_cannot_be_written_is_an_output_error(tmp_path, below):
+    (tmp_path / "file").touch()
+    (tmp_path / "folder" / "inside").mkdir(parents=True)
+    with pytest.raises(OutputError, match=f"cannot write {tmp_path / below}: .*(directory|exists)") as caught:
+        write_bytes(tmp_path / below, b"x")
+    assert caught.value.exit_code == 73
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    write_json(path, {"a": 1})
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        write_json(path, {"a": 2})
+    assert read_record(path) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is not there")
+def test_a_device_that_is_really_full(tmp_path, monkeypatch):
+    (tmp_path / f".x.{os.getpid()}.tmp").symlink_to("/dev/full")
+    with pytest.raises(OutputError, match="No space left on device"):
+        write_bytes(tmp_path / "x", b"x")
+    assert not list(tmp_path.iterdir())
+
+
+# tables
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    hnp.arrays(np.float32, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6), elements=st.floats(width=32)).filter(
+        lambda a: not np.isinf(a).any()
+    )
+)
+def test_arrays_come_back_to_the_bit(tmp_path_factory, values):
+    path = tmp_path_factory.getbasetemp() / "array.tsv"
+    columns = [f"c{i}" for i in range(values.shape[1])]
+    write_array(path, columns, values)
+    rows = read_table(path)
+    assert list(rows[0]) == columns
+    cells = np.array([[row[c] for c in columns] for row in rows])
+    assert ((cells == "n/a") == np.isnan(values)).all()
+    again = np.where(cells == "n/a", "nan", cells).astype(np.float64).astype(np.float32)
+    whole = ~np.isnan(values)
+    assert (again[whole].view(np.int32) == values[whole].view(np.int32)).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, "n/a"), (float("nan"), "n/a"), (float("inf"), "n/a"), ("", "n/a"), ([], "n/a"), (True, "true"),
+        (False, "false"), (0, "0"), (0.1, "0.1"), (1 / 3, "0.333333333"), (["a", "b"], "a,b"), ("a\tb\nc", "a b c"),
+    ],
+)  # fmt: skip
+def test_cells(value, text):
+    assert cell(value) == text
+
+
+def test_a_table_has_one_line_a_row_whatever_is_in_it(tmp_path):
+    rows = [{"a": 'quo"te', "b": "two\nlines"}, {"b": "é"}]
+    write_table(tmp_path / "t.tsv", ("a", "b"), rows)
+    text = (tmp_path / "t.tsv").read_text(encoding="utf-8")
+    assert text == 'a\tb\nquo"te\ttwo lines\nn/a\té\n'
+    assert [r["b"] for r in read_table(tmp_path / "t.tsv")] == ["two lines", "é"]
+
+
+def test_json_keeps_order_and_refuses_nan(tmp_path):
+    write_json(tmp_path / "x.json", {"b": "é", "a": 1})
+    assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{\n  "b": "é",\n  "a": 1\n}\n'
+    with pytest.raises(ValueError, match="JSON"):
+        write_json(tmp_path / "x.json", {"a": float("nan")})
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff", None])
+def test_a_broken_record_counts_as_none(tmp_path, content):
+    if content is not None:
+        (tmp_path / "x.json").write_bytes(content)
+    assert read_record(tmp_path / "x.json") is None
+
+
+# features
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """Features on disk with the record beside them."""
+    rng = np.random.default_rng(0)
+    arrays = {"fc": rng.standard_normal((2, 3, 3)).astype(np.float32), "brainlm": np.zeros((2, 5), np.float32)}
+    features = Features("k", np.array([[0, 5], [5, 10]], np.int32), arrays, {"flags": []}, "digest")
+    sha256 = write_features(tmp_path / "x_features.safetensors", features)
+    path = tmp_path / "x_features.json"
+    record = {"Key": "k", "Status": "ok", "FeaturesSHA256": sha256, "Quality": {"flags": []}, "RecipeDigest": "digest"}
+    write_json(path, record)
+    return features, path
+
+
+def test_features_come_back(stored):
+    features, path = stored
+    again = read_features(path)
+    assert (again.key, again.digest, again.quality) == (features.key, features.digest, features.quality)
+    assert again.windows.dtype == np.int32
+    assert (again.windows == features.windows).all()
+    assert set(again.arrays) == set(features.arrays)
+    for name, array in features.arrays.items():
+        assert again.arrays[name].dtype == np.float32
+        assert (again.arrays[name].view(np.int32) == array.view(np.int32)).all()
+
+
+def test_the_same_features_are_the_same_bytes(stored, tmp_path):
+    features, path = stored
+    write_features(tmp_path / "again.safetensors", features)
+    assert (tmp_path / "again.safetensors").read_bytes() == path.with_suffix(".safetensors").read_bytes()
+
+
+def test_an_array_that_is_not_contiguous_is_stored_right(stored, tmp_path):
+    features, path = stored
+    turned = Features("k", features.windows, {"fc": features.arrays["fc"].transpose(0, 2, 1)}, {}, "d")
+    record = json.loads(path.read_text())
+    record["FeaturesSHA256"] = write_features(path.with_suffix(".safetensors"), turned)
+    write_json(path, record)
+    assert (read_features(path).arrays["fc"] == turned.arrays["fc"]).all()
+
+
+@pytest.mark.parametrize("at", [0, 8, 200, -1])
+def test_a_changed_byte_is_found(stored, at):
+    arrays = stored[1].with_suffix(".safetensors")
+    data = bytearray(arrays.read_bytes())
+    data[at] ^= 1
+    arrays.write_bytes(data)
+    with pytest.raises(DataError, match=r"x_features\.safetensors is not the file its record describes"):
+        read_features(stored[1])
+
+
+@pytest.mark.parametrize(
+    "change", [{"Status": "failed"}, {"Key": None}, {"FeaturesSHA256": None}, {"Quality": None}, {"RecipeDigest": None}]
+)
+def test_a_record_that_lacks_something_is_refused(stored, change):
+    path = stored[1]
+    record = {k: v for k, v in (json.loads(path.read_text()) | change).items() if v is not None}
+    write_json(path, record)
+    with pytest.raises(DataError, match="x_features"):
+        read_features(path)
+
+
+def test_absent_arrays_or_records_are_refused(stored):
+    path = stored[1]
+    path.with_suffix(".safetensors").unlink()
+    with pytest.raises(DataError, match="No such file"):
+        read_features(path)
+    path.unlink()
+    with pytest.raises(DataError, match="holds no features"):
+        read_features(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 8, b"not safetensors at all"])
+def test_a_file_of_another_kind_is_refused_even_with_its_own_checksum(stored, content):
+    path = stored[1]
+    path.with_suffix(".safetensors").write_bytes(content)
+    record = json.loads(path.read_text()) | {"FeaturesSHA256": store.hashlib.sha256(content).hexdigest()}
+    write_json(path, record)
+    with pytest.raises(DataError):
+        read_features(path)

@@ -1,0 +1,99 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from bundle_parts import CARD, SHAPES, features, make_tangent, parts, restate
+
+from bids_fmmtc.errors import BundleError, DataError
+from bids_fmmtc.learning.bundle import load_bundle
+from bids_fmmtc.learning.calibrate import calibrated
+from bids_fmmtc.learning.predict import Predictor
+
+
+def test_prediction_is_the_mean_of_calibrated_windows(plain, predictor, encoder):
+    runs = [features(plain, 3, seed=1), features(plain, 2, seed=2)]
+    prediction = predictor.predict("sub-1", runs, flags=("motion",))
+    head = parts(encoder)["head"].eval()
+    with torch.inference_mode():
+        logits = np.concatenate([head({n: torch.tensor(r.arrays[n]) for n in SHAPES}).numpy() for r in runs])
+    expected = calibrated(logits, plain.calibration)
+    np.testing.assert_allclose(prediction.per_window, expected, atol=1e-6)
+    assert prediction.probability == pytest.approx(expected.mean(), abs=1e-6)
+    assert prediction.label == plain.classes[int(prediction.probability >= 0.5)]
+    assert prediction.digest == plain.digest
+    assert prediction.flags == ("motion",)
+    assert prediction.prediction_set
+    assert prediction.key == "sub-1"
+
+
+def test_prediction_is_repeatable_and_windows_do_not_touch_each_other(plain, predictor):
+    whole = features(plain, 6)
+    first = predictor.predict("s", [whole])
+    state = torch.get_rng_state()
+    second = Predictor(plain).predict("s", [whole])
+    assert torch.equal(state, torch.get_rng_state())
+    np.testing.assert_array_equal(first.per_window, second.per_window)
+    assert first.probability == second.probability
+    order = [4, 0, 5]
+    some = features(plain, windows=3, arrays={n: a[order] for n, a in whole.arrays.items()})
+    np.testing.assert_array_equal(predictor.predict("s", [some]).per_window, first.per_window[order])
+    runs = [features(plain, windows=1, arrays={n: a[i : i + 1] for n, a in whole.arrays.items()}) for i in range(6)]
+    np.testing.assert_array_equal(predictor.predict("s", runs).per_window, first.per_window)
+
+
+def test_tangent_is_projected_with_the_bundles_reference(saved, encoder):
+    run = features(saved)
+    prediction = Predictor(saved).predict("s", [run])
+    projected = dict(run.arrays, fc=make_tangent().project(run.arrays["fc"]))
+    head = parts(encoder)["head"].eval()
+    with torch.inference_mode():
+        logits = head({n: torch.tensor(projected[n]) for n in SHAPES}).numpy()
+    np.testing.assert_allclose(prediction.per_window, calibrated(logits, saved.calibration), atol=1e-5)
+
+
+def test_threshold_belongs_to_the_second_class(plain, predictor):
+    run = features(plain)
+    p = predictor.predict("s", [run]).probability
+    for threshold, label in ((p, "responder"), (np.nextafter(p, 1), "non-responder")):
+        bundle = dataclasses.replace(plain, threshold=threshold)
+        assert Predictor(bundle).predict("s", [run]).label == label
+
+
+def test_flags_and_missing_conformal(plain):
+    bundle = dataclasses.replace(plain, card={**CARD, "demo": True}, conformal=None)
+    runs = [features(plain, quality={"tsnr": 5}), features(plain, quality={}), features(plain, quality={"tsnr": 5})]
+    prediction = Predictor(bundle).predict("s", runs, flags=("z", "demo_model"))
+    assert prediction.flags == ("z", "demo_model", "outside_reference:tsnr", "unknown:tsnr")
+    assert prediction.prediction_set is None
+    assert Predictor(dataclasses.replace(bundle, reference=None)).predict("s", runs).flags == ("demo_model",)
+
+
+def test_features_of_another_recipe_or_shape_are_refused(plain, predictor):
+    other = features(plain, digest="f" * 64)
+    with pytest.raises(BundleError, match="come from recipe ffff"):
+        predictor.predict("s", [features(plain), other])
+    assert predictor.predict("s", [other], expected_digest="f" * 64)
+    with pytest.raises(BundleError, match="come from recipe"):
+        predictor.predict("s", [features(plain)], expected_digest="f" * 64)
+    good = features(plain).arrays
+    for arrays in ({"fc": good["fc"]}, {**good, "brainlm": good["brainlm"][:, :4]}):
+        with pytest.raises(BundleError, match="brainlm is of shape"):
+            predictor.predict("s", [features(plain, arrays=arrays)])
+    with pytest.raises(DataError, match="no features"):
+        predictor.predict("s", [])
+
+
+def test_weights_changed_after_loading_are_refused(copy):
+    bundle = load_bundle(copy)
+    data = bytearray((copy / "head.safetensors").read_bytes())
+    data[-1] ^= 1
+    (copy / "head.safetensors").write_bytes(data)
+    with pytest.raises(BundleError, match="checksum"):
+        Predictor(bundle)
+
+
+def test_weights_that_do_not_fit_the_head_are_refused(copy):
+    restate(copy, lambda d: d["head"]["branches"]["fc"].update(width=7))
+    with pytest.raises(BundleError, match=r"classifier\.weight"):
+        Predictor(load_bundle(copy))

@@ -1,0 +1,400 @@
+import tempfile
+import warnings
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from bids_fmmtc.errors import ConfoundsError, ShortRecordingError
+from bids_fmmtc.recipe import Denoising
+from bids_fmmtc.signals.denoise import Confounds, denoise, read_confounds
+from bids_fmmtc.signals.parcellate import parcellate, read_header
+from bids_fmmtc.types import RoiSeries
+
+MOTION = [f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"]
+
+
+def series(n_frames, r=5, seed=0, lost=()):
+    values = np.random.default_rng(seed).normal(1000, 10, (n_frames, r)).astype(np.float32)
+    values[:, list(lost)] = np.nan
+    return RoiSeries(values, np.ones(r, np.float32), 2.0)
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Write a confounds table of ``n`` frames; columns may be given as arrays or text cells."""
+
+    def write(n=40, columns=None, without=(), name="sub-1_desc-confounds_timeseries.tsv", json=None):
+        rng = np.random.default_rng(1)
+        names = [*MOTION, "csf", "white_matter", "global_signal"]
+        powers = [f"{c}{s}" for c in names for s in ("_derivative1", "_power2", "_derivative1_power2")]
+        data = {c: [f"{v:.6f}" for v in rng.normal(0, 0.1, n)] for c in [*names, *powers, "cosine00", "std_dvars"]}
+        data["framewise_displacement"] = ["n/a"] + ["0.1"] * (n - 1)
+        for c in powers:
+            if "derivative" in c:
+                data[c][0] = "n/a"
+        data |= {c: [str(v) for v in values] for c, values in (columns or {}).items()}
+        data = {c: v for c, v in data.items() if c not in without}
+        rows = ["\t".join(data), *("\t".join(row) for row in zip(*data.values(), strict=True))]
+        path = tmp_path / name
+        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+        if json is not None:
+            path.with_suffix(".json").write_text(json, encoding="utf-8")
+        return path
+
+    return write
+
+
+def spikes(n, *at):
+    return {f"non_steady_state_outlier{i:02d}": np.eye(n, dtype=int)[t] for i, t in enumerate(at)}
+
+
+# against nilearn, voxel by voxel, on a real recording
+
+
+@pytest.fixture(scope="module")
+def slab(devfix_recording, write_bold, grid_of):
+    """Crop a slab of the brain, cut it into 12 random parcels, and average them."""
+    img = nib.load(devfix_recording.bold)
+    raw = img.dataobj.get_unscaled()[18:33, 20:40, 24:27]
+    path = write_bold(raw, affine=img.affine, slope=img.dataobj.slope, tr=1.5)
+    labels = np.random.default_rng(0).integers(0, 13, raw.shape[:3])
+    exact = nib.Nifti1Image(nib.load(path).get_fdata(), img.affine)  # float64, or the oracle itself is the coarser one
+    return exact, labels, parcellate(read_header(path), grid_of(labels), None, 1.5).series
+
+
+@pytest.fixture(scope="module")
+def restless(devfix_recording, tmp_path_factory):
+    """Link the real confounds under nilearn's names, with a few frames of high motion for scrubbing to take."""
+    folder = tmp_path_factory.mktemp("restless")
+    rows = [line.split("\t") for line in devfix_recording.confounds.read_text(encoding="utf-8").splitlines()]
+    fd = rows[0].index("framewise_displacement")
+    for frame in (30, 31, 80, 120, 124, 125, 200):
+        rows[frame + 1][fd] = "1.5"
+    path = folder / devfix_recording.confounds.name
+    path.write_text("\n".join("\t".join(row) for row in rows) + "\n", encoding="utf-8")
+    path.with_suffix(".json").symlink_to(devfix_recording.confounds.with_suffix(".json"))
+    image = folder / devfix_recording.bold.name
+    image.touch()
+    return image, read_confounds(path, 260)
+
+
+ANY = [(None, None), (0.01, None), (None, 0.1), (0.008, 0.1)]
+COMBINATIONS = [
+    *((s, g, f) for s in ("simple", "scrubbing", "compcor") for g in (None, "basic") for f in ANY),
+    ("simple", "full", (None, None)),
+    ("none", "derivatives", (None, None)),
+    ("none", "basic", (0.008, 0.1)),
+    *(("none", None, f) for f in ANY[1:]),
+]
+
+
+@pytest.mark.parametrize(("strategy", "global_signal", "limits"), COMBINATIONS, ids=str)
+def test_cleaning_parcels_equals_cleaning_voxels(slab, restless, strategy, global_signal, limits):
+    from nilearn.image import clean_img
+    from nilearn.interfaces.fmriprep import load_confounds, load_confounds_strategy
+
+    voxels, labels, raw = slab
+    high, low = limits
+    spec = Denoising(strategy, global_signal, high, low)
+    image, confounds = str(restless[0]), restless[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        design, sample = None, None
+        if strategy != "none":
+            design, sample = load_confounds_strategy(image, strategy, global_signal=global_signal)
+        elif global_signal is not None:
+            design, sample = load_confounds(image, ("global_signal",), global_signal=global_signal)
+        if high is not None and design is not None:
+            design = design.loc[:, ~design.columns.str.startswith("cosine")]
+        cleaned = clean_img(
+            voxels, standardize=False, confounds=design, high_pass=high, low_pass=low, t_r=1.5,
+            **({} if sample is None else {"clean__sample_mask": sample}),
+        ).get_fdata()  # fmt: skip
+    expected = np.stack([cleaned[labels == r].mean(axis=0) for r in range(1, 13)], 1)
+    got = denoise(raw, confounds, spec)
+    assert got.keep.sum() == len(expected) == (260 if sample is None else len(sample))
+    assert (got.keep.sum() < 260) == (strategy == "scrubbing")
+    assert got.n_censored == (~got.keep).sum() == (10 if strategy == "scrubbing" else 0)
+    assert np.isnan(got.values[~got.keep]).all()
+    error = np.abs(got.values[got.keep] - expected).max(axis=0) / expected.std(axis=0)
+    assert error.max() < 1e-4
+    assert any(c.startswith("cosine") for c in got.regressors) == (strategy != "none" and high is None)
+    assert any(c.startswith("global_signal") for c in got.regressors) == (global_signal is not None)
+    # Something was cleaned at all.
+    plain = raw.values[got.keep] - raw.values[got.keep].mean(axis=0)
+    assert np.abs(got.values[got.keep] - plain).max() > 0.05 * plain.std()
+
+
+def test_detrend_false_keeps_the_trend(slab):
+    raw = slab[2]
+    drift = RoiSeries(
+        (raw.values + np.linspace(0, 500, 260, dtype=np.float32)[:, None]).astype(np.float32), raw.coverage, 1.5
+    )
+    ramp = np.arange(260) - 129.5
+    slopes = [
+        np.abs(ramp @ denoise(drift, None, Denoising(low_pass=0.1, detrend=d)).values / (ramp @ ramp)).max()
+        for d in (True, False)
+    ]
+    assert slopes[0] < 0.05
+    assert slopes[1] > 1
+
+
+# strategies
+
+
+def test_none_returns_the_raw_values(table):
+    raw = series(40, lost=[2])
+    for confounds in (None, read_confounds(table(), 40)):
+        got = denoise(raw, confounds, Denoising())
+        np.testing.assert_array_equal(got.values, raw.values)
+        assert got.keep.all()
+        assert (got.n_dropped, got.n_censored, got.regressors) == (0, 0, ())
+
+
+def test_ica_aroma_takes_the_image_that_aroma_made(table):
+    spec = Denoising("ica_aroma")
+    assert spec.bold_desc == "smoothAROMAnonaggr"
+    assert {Denoising(s).bold_desc for s in ("none", "simple", "scrubbing", "compcor")} == {"preproc"}
+    got = denoise(series(40), read_confounds(table(), 40), spec)
+    assert set(got.regressors) == {"csf", "white_matter", "cosine00"}  # motion went with the components
+
+
+def meta_table(meta, name):
+    path = next(meta.rglob(name))
+    n = len(path.read_text(encoding="utf-8").splitlines()) - 1
+    return read_confounds(path, n), n
+
+
+@pytest.mark.parametrize("name", ["test_desc-confounds_regressors.tsv", "test-v21_desc-confounds_timeseries.tsv"])
+@pytest.mark.parametrize("strategy", ["simple", "scrubbing", "compcor", "ica_aroma"])
+def test_tables_of_fmriprep_old_and_new(meta, name, strategy):
+    confounds, n = meta_table(meta, name)
+    if strategy == "scrubbing" and "v21" in name:  # moves too much: every segment is too short
+        with pytest.raises(ShortRecordingError):
+            denoise(series(n), confounds, Denoising(strategy))
+        return
+    got = denoise(series(n, 40), confounds, Denoising(strategy))
+    assert got.regressors
+    assert got.n_dropped == confounds.non_steady
+    assert np.isfinite(got.values[got.keep]).all()
+    assert any("comp_cor" in c for c in got.regressors) == (strategy == "compcor")
+
+
+def test_development_fmri_serves_what_its_columns_allow(meta):
+    confounds, n = meta_table(meta, "sub-pixar123_task-pixar_desc-confounds_regressors.tsv")
+    assert n == 168
+    got = denoise(series(n), confounds, Denoising("ica_aroma", "basic"))
+    assert set(got.regressors) == {"csf", "white_matter", "global_signal", *(f"cosine0{i}" for i in range(4))}
+    with pytest.raises(ConfoundsError, match="trans_x_derivative1"):  # fMRIPrep 1.3 wrote no expansions
+        denoise(series(n), confounds, Denoising("simple"))
+
+
+@pytest.mark.parametrize(
+    ("strategy", "global_signal", "without", "named"),
+    [
+        ("simple", None, ["rot_z_derivative1"], "rot_z_derivative1"),
+        ("simple", None, ["csf"], r"\['csf'\]"),
+        ("simple", "full", ["global_signal_power2"], "global_signal"),
+        ("none", "basic", ["global_signal"], "global_signal"),
+        ("scrubbing", None, ["framewise_displacement"], "scrub"),
+        ("scrubbing", None, ["std_dvars"], "scrub"),
+    ],
+)
+def test_missing_columns_are_named(table, strategy, global_signal, without, named):
+    path = table(without=without)
+    with pytest.raises(ConfoundsError, match=named) as caught:
+        denoise(series(40), read_confounds(path, 40), Denoising(strategy, global_signal))
+    assert path.name in str(caught.value)
+    assert "fmmtc-" not in str(caught.value)  # the folder of links is nobody's business
+
+
+def test_compcor_without_its_json_names_the_file(table):
+    path = table(columns={"a_comp_cor_00": np.linspace(0, 1, 40)})
+    with pytest.raises(ConfoundsError, match=path.with_suffix(".json").name) as caught:
+        denoise(series(40), read_confounds(path, 40), Denoising("compcor"))
+    assert "fmmtc-" not in str(caught.value)
+
+
+@pytest.mark.parametrize("spec", [Denoising("simple"), Denoising(global_signal="basic")])
+def test_a_strategy_without_confounds_is_refused(spec):
+    with pytest.raises(ConfoundsError, match="needs confounds"):
+        denoise(series(40), None, spec)
+
+
+def test_filters_need_no_confounds():
+    t = 2.0 * np.arange(200)
+    slow, fast = 40 * np.sin(2 * np.pi * 0.01 * t), 10 * np.sin(2 * np.pi * 0.1 * t)
+    raw = RoiSeries((1000 + slow + fast).astype(np.float32)[:, None], np.ones(1, np.float32), 2.0)
+    got = denoise(raw, None, Denoising(high_pass=0.04)).values[20:-20, 0]
+    assert np.abs(got - fast[20:-20]).max() < 1
+
+
+def test_a_high_pass_that_leaves_nothing_is_refused():
+    for limit in (0.25, 0.3):  # the Nyquist frequency is 0.25 Hz; nilearn would clip the limit and go on
+        with pytest.raises(ConfoundsError, match=r"high_pass .* Nyquist frequency, 0\.25 Hz"):
+            denoise(series(40), None, Denoising(high_pass=limit))
+
+
+def test_na_cells_do_not_spread(table):
+    path = table(columns={"trans_x_derivative1": ["n/a"] + ["0.1", "-0.1", "0.2"] * 13})
+    got = denoise(series(40), read_confounds(path, 40), Denoising("simple", "full"))
+    assert np.isfinite(got.values).all()
+    assert len(got.regressors) == 24 + 2 + 4 + 1
+
+
+def test_lost_parcels_stay_nan(table):
+    whole, holed = series(40), series(40, lost=[1, 4])
+    confounds = read_confounds(table(), 40)
+    for spec in (Denoising("simple"), Denoising(low_pass=0.1), Denoising("scrubbing")):
+        got = denoise(holed, confounds, spec).values
+        assert np.isnan(got[:, [1, 4]]).all()
+        np.testing.assert_array_equal(got[:, [0, 2, 3]], denoise(whole, confounds, spec).values[:, [0, 2, 3]])
+
+
+def test_all_parcels_lost(table):
+    got = denoise(series(40, lost=range(5)), None, Denoising(high_pass=0.01))
+    assert np.isnan(got.values).all()
+
+
+# frames
+
+
+@pytest.mark.parametrize("strategy", ["none", "simple", "scrubbing"])
+@pytest.mark.parametrize("drop", [True, False])
+def test_leading_frames_drop_for_every_strategy(table, strategy, drop):
+    confounds = read_confounds(table(columns=spikes(40, 0, 1, 2)), 40)
+    raw = series(40)
+    got = denoise(raw, confounds, Denoising(strategy, drop_non_steady_state=drop))
+    assert got.n_dropped == (3 if drop else 0)
+    assert got.keep.tolist() == [not drop] * 3 + [True] * 37
+    assert np.isnan(got.values[:3]).all() == drop
+    assert got.n_censored == 0
+    if strategy == "none":
+        np.testing.assert_array_equal(got.values[got.keep], raw.values[got.keep])
+
+
+def test_a_later_mark_drops_everything_before_it(table):
+    assert read_confounds(table(columns=spikes(40, 0, 3)), 40).non_steady == 4
+    assert read_confounds(table(columns={"non_steady_state_outlier00": np.zeros(40, int)}), 40).non_steady == 0
+
+
+def test_scrubbing_takes_moved_frames_and_short_segments(table):
+    fd = np.full(60, 0.1)
+    fd[[20, 24, 40]] = 2.0  # between 20 and 24 only three frames are left: less than nilearn's five
+    confounds = read_confounds(table(60, columns={"framewise_displacement": fd, "std_dvars": np.ones(60)}), 60)
+    got = denoise(series(60), confounds, Denoising("scrubbing"))
+    assert np.flatnonzero(~got.keep).tolist() == [20, 21, 22, 23, 24, 40]
+    assert (got.n_censored, got.n_dropped) == (6, 0)
+
+
+@pytest.mark.parametrize("drop", [True, False])
+def test_scrubbing_everything_is_a_short_recording(table, drop):
+    columns = {"framewise_displacement": np.full(40, 3.0), **spikes(40, 0)}
+    confounds = read_confounds(table(columns=columns), 40)
+    with pytest.raises(ShortRecordingError, match=r"[01] of 40 frames are left"):
+        denoise(series(40), confounds, Denoising("scrubbing", drop_non_steady_state=drop))
+
+
+# the table
+
+
+@pytest.mark.parametrize("n", [39, 41, 1])
+def test_rows_must_be_frames(table, n):
+    with pytest.raises(ConfoundsError, match=f"holds 40 rows, the recording {n} frames"):
+        read_confounds(table(), n)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"a\tb\n",
+        b"a\tb\n1\tx\n2\t3\n",
+        b"a\tb\n1\n2\t3\n",
+        b"\x1f\x8b\x08\x00\xff\xfe\n1\n2\n",
+        b'a\n"' + b"1" * 200_000,
+    ],
+    ids=["empty", "header", "text", "ragged", "gzip", "quote"],
+)
+def test_what_is_no_table(tmp_path, content):
+    path = tmp_path / "x_confounds.tsv"
+    path.write_bytes(content)
+    with pytest.raises(ConfoundsError, match=path.name):
+        read_confounds(path, 2)
+
+
+def test_an_absent_table(tmp_path):
+    with pytest.raises(ConfoundsError, match="not a readable"):
+        read_confounds(tmp_path / "x.tsv", 2)
+
+
+def test_table_is_read_as_it_stands(table):
+    path = table(3, columns={"a": ["n/a", "1.5", "-2e-3"], "b": ["", "NaN", "4"]})
+    confounds = read_confounds(path, 3)
+    np.testing.assert_array_equal(confounds.column("a"), [np.nan, 1.5, -0.002])
+    np.testing.assert_array_equal(confounds.column("b"), [np.nan, np.nan, 4])
+    assert confounds.column("c") is None
+
+
+# framewise displacement
+
+
+@given(arrays(np.float64, st.tuples(st.integers(2, 20), st.just(6)), elements=st.floats(-3, 3)))
+@settings(deadline=None)
+def test_framewise_displacement_of_motion_is_powers(motion):
+    got = Confounds(Path("x"), tuple(MOTION), motion).framewise_displacement
+    assert np.isnan(got[0])
+    for t in range(1, len(motion)):
+        move = [abs(motion[t, i] - motion[t - 1, i]) for i in range(6)]
+        assert got[t] == pytest.approx(sum(move[:3]) + 50 * sum(move[3:]), abs=1e-9)
+
+
+def test_framewise_displacement_agrees_with_fmripreps(meta):
+    confounds, _ = meta_table(meta, "sub-pixar123_task-pixar_desc-confounds_regressors.tsv")
+    table_fd = confounds.framewise_displacement
+    np.testing.assert_array_equal(table_fd, confounds.column("framewise_displacement"))
+    motion = np.stack([confounds.column(c) for c in MOTION], 1)
+    ours = Confounds(Path("x"), tuple(MOTION), motion).framewise_displacement
+    np.testing.assert_allclose(ours[1:], table_fd[1:], atol=1e-4)
+
+
+def test_where_framewise_displacement_comes_from():
+    values = np.arange(14.0).reshape(2, 7)
+    assert Confounds(Path("x"), (*MOTION[:5], "a", "b"), values).framewise_displacement is None
+    old = Confounds(Path("x"), (*MOTION, "FramewiseDisplacement"), values).framewise_displacement
+    np.testing.assert_array_equal(old, [6, 13])
+
+
+# traces
+
+
+def test_inputs_stay_and_no_folder_is_left(table, tmp_path, monkeypatch):
+    work = tmp_path / "tmp"
+    work.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(work))
+    path = table(json="{}")
+    before = {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in path.parent.iterdir() if p.is_file()}
+    raw = series(40)
+    values = raw.values.copy()
+    denoise(raw, read_confounds(path, 40), Denoising("simple"))
+    with pytest.raises(ConfoundsError):
+        denoise(raw, read_confounds(path, 40), Denoising("compcor"))
+    assert list(work.iterdir()) == []
+    assert {p: (p.read_bytes(), p.stat().st_mtime_ns) for p in path.parent.iterdir() if p.is_file()} == before
+    np.testing.assert_array_equal(raw.values, values)
+
+
+def test_a_read_only_input_folder_and_a_relative_path(table, monkeypatch):
+    path = table()
+    monkeypatch.chdir(path.parent)
+    path.parent.chmod(0o555)
+    try:
+        got = denoise(series(40), read_confounds(Path(path.name), 40), Denoising("simple"))
+    finally:
+        path.parent.chmod(0o755)
+    assert got.regressors

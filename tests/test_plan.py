@@ -1,0 +1,179 @@
+"""What a run is made of: recipe, atlas, bundle, weights, transform, from options and what is on disk."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from bids_fmmtc.errors import AtlasError, BundleError, MissingInputError, UsageError, WeightsError
+from bids_fmmtc.plan import outline, resolve
+from bids_fmmtc.recipe import AtlasSpec, ModalitySpec, Recipe, SpaceSpec
+from bids_fmmtc.resources import TRANSFORM_FILE
+from bids_fmmtc.settings import Settings
+from bids_fmmtc.signals.atlas import read_atlas
+
+BASE = Settings(Path("/in"), Path("/out"), "participant")
+
+
+@pytest.fixture
+def given_atlas(demo_atlas):
+    return replace(BASE, atlas=str(demo_atlas), atlas_given=True)
+
+
+@pytest.fixture
+def atlas_in_6asym(demo_atlas, tmp_path):
+    folder = tmp_path / "atlas-Demo"
+    folder.mkdir()
+    for path in demo_atlas.iterdir():
+        shutil.copy(path, folder / path.name.replace("2009aSym", "6Asym"))
+    return folder
+
+
+def store(tmp_path, recipe):
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(recipe.to_json()))
+    return path
+
+
+def encoder(folder, content=b"weights"):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(content)
+    return folder
+
+
+def test_without_anything_it_is_connectivity_alone(given_atlas, demo_atlas):
+    plan = resolve(given_atlas)
+    found = read_atlas(demo_atlas)
+    assert plan.recipe.atlas == AtlasSpec("Demo", found.sha256, 48)
+    assert [m.name for m in plan.recipe.modalities] == ["fc"]
+    assert (plan.bundle, plan.weights, plan.transform) == (None, {}, None)
+    assert plan.atlas_folder == demo_atlas
+    assert Recipe.from_json(plan.recipe.to_json()).digest == plan.recipe.digest
+
+
+@pytest.mark.parametrize("how", ["option", "resources"])
+def test_weights_that_are_there_are_used_and_named(given_atlas, tmp_path, how):
+    folder = encoder(tmp_path / "brainlm-checkpoint-1400")
+    settings = replace(given_atlas, encoder_weights=folder) if how == "option" else None
+    plan = resolve(settings or replace(given_atlas, resources=(tmp_path,)))
+    spec = plan.recipe.modalities[0]
+    assert [m.name for m in plan.recipe.modalities] == ["brainlm", "fc"]
+    assert spec.weights_sha256 is not None
+    assert plan.weights == {"brainlm": folder}
+
+
+def test_other_weights_than_the_recipes_are_refused(given_atlas, tmp_path):
+    recipe = Recipe(atlas=AtlasSpec("Demo"), modalities=(ModalitySpec("brainlm", "0" * 64),))
+    settings = replace(given_atlas, recipe_file=store(tmp_path, recipe))
+    with pytest.raises(MissingInputError, match="weights are not on this machine"):
+        resolve(settings)
+    with pytest.raises(WeightsError, match="not the recipe's 000000000000"):
+        resolve(replace(settings, encoder_weights=encoder(tmp_path / "w")))
+
+
+def test_a_recipe_file_is_completed(given_atlas, tmp_path):
+    recipe = Recipe(atlas=AtlasSpec("Demo"), least_coverage=0.25)
+    plan = resolve(replace(given_atlas, recipe_file=store(tmp_path, recipe)))
+    assert plan.recipe.least_coverage == 0.25
+    assert plan.recipe.atlas.n_parcels == 48
+
+
+def test_model_and_recipe_exclude_each_other(given_atlas, tmp_path, demo_bundle):
+    with pytest.raises(UsageError, match=r"\$FMMTC_MODEL\) and --recipe exclude"):
+        resolve(replace(given_atlas, model=demo_bundle, recipe_file=store(tmp_path, Recipe())))
+
+
+def test_a_bundle_brings_recipe_and_encoder(given_atlas, demo_bundle):
+    plan = resolve(replace(given_atlas, model=demo_bundle))
+    assert plan.bundle.demo
+    assert plan.recipe == plan.bundle.recipe
+    assert plan.weights["brainlm"].is_relative_to(demo_bundle)
+
+
+def test_a_broken_bundle_stops_here(given_atlas, demo_bundle, tmp_path):
+    broken = tmp_path / "model"
+    shutil.copytree(demo_bundle, broken)
+    head = next(p for p in broken.glob("*.safetensors"))
+    head.write_bytes(head.read_bytes()[:-1])
+    with pytest.raises(BundleError, match=head.name):
+        resolve(replace(given_atlas, model=broken))
+
+
+def test_the_rule_for_other_spaces_can_be_overridden(given_atlas, demo_bundle):
+    plan = resolve(replace(given_atlas, on_space_mismatch="affine"))
+    assert plan.recipe.space.on_mismatch == "affine"
+    assert resolve(replace(given_atlas, model=demo_bundle, on_space_mismatch="fail")).recipe.space.on_mismatch == "fail"
+
+
+# atlas
+
+
+def test_an_absent_atlas_says_where_it_was_looked_for(tmp_path):
+    with pytest.raises(MissingInputError, match=f"A424 is not on this machine .*{tmp_path}.*bids_fmmtc-fetch atlas"):
+        resolve(replace(BASE, resources=(tmp_path,)))
+    with pytest.raises(MissingInputError, match=r"Other is not on this machine.*Give its folder with --atlas"):
+        resolve(replace(BASE, atlas="Other", atlas_given=True))
+
+
+def test_an_atlas_is_found_by_name_among_resources(demo_atlas):
+    settings = replace(BASE, atlas="Demo", atlas_given=True, resources=(demo_atlas.parent,))
+    assert resolve(settings).atlas_folder == demo_atlas
+
+
+def test_another_atlas_than_the_recipes_is_refused(given_atlas, tmp_path):
+    for spec, text in (
+        (AtlasSpec("Demo", "0" * 64, 48), "made with 000000000000 and 48"),
+        (AtlasSpec("Demo", None, 47), "has 48 parcels, the recipe names 47"),
+    ):
+        with pytest.raises(AtlasError, match=text):
+            resolve(replace(given_atlas, recipe_file=store(tmp_path, Recipe(atlas=spec))))
+    named = replace(BASE, atlas="Other", atlas_given=True, recipe_file=store(tmp_path, Recipe()))
+    with pytest.raises(AtlasError, match="no folder and not the recipe's atlas A424"):
+        resolve(named)
+
+
+def test_a_folder_here_of_the_default_atlas_name_was_not_asked_for(tmp_path, monkeypatch):
+    (tmp_path / "A424").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert outline(BASE)[1] == "MNI152NLin6Asym"
+
+
+# warp
+
+
+def test_the_recipe_says_whose_transform_was_used(given_atlas, atlas_in_6asym, tmp_path, monkeypatch):
+    monkeypatch.setattr("bids_fmmtc.plan.place", lambda *_: None)  # no real transform is here to be read
+    settings = replace(given_atlas, atlas=str(atlas_in_6asym))
+    plan = resolve(settings)
+    assert (plan.recipe.space.warp, plan.transform) == ("packaged", None)
+    home = tmp_path / "tf" / "tpl-MNI152NLin2009cAsym"
+    home.mkdir(parents=True)
+    (home / TRANSFORM_FILE).touch()
+    assert resolve(replace(settings, templateflow_home=home.parent)).recipe.space.warp == "packaged"  # a placeholder
+    (home / TRANSFORM_FILE).write_bytes(b"x")
+    plan = resolve(replace(settings, templateflow_home=home.parent))
+    assert (plan.recipe.space.warp, plan.transform) == ("templateflow", home / TRANSFORM_FILE)
+    own = store(tmp_path, Recipe(atlas=AtlasSpec("Demo"), space=SpaceSpec(warp="packaged")))
+    assert resolve(replace(settings, templateflow_home=home.parent, recipe_file=own)).transform is None
+
+
+def test_a_transform_the_recipe_asks_for_must_be_there(given_atlas, atlas_in_6asym, tmp_path):
+    own = store(tmp_path, Recipe(atlas=AtlasSpec("Demo"), space=SpaceSpec(warp="templateflow")))
+    with pytest.raises(MissingInputError, match="bids_fmmtc-fetch transform"):
+        resolve(replace(given_atlas, atlas=str(atlas_in_6asym), recipe_file=own))
+
+
+# outline
+
+
+def test_an_outline_needs_no_atlas_and_no_weights(given_atlas, tmp_path):
+    recipe, space = outline(BASE)
+    assert (recipe.atlas.name, recipe.atlas.sha256, space) == ("A424", None, "MNI152NLin6Asym")
+    assert outline(given_atlas)[1] == "MNI152NLin2009aSym"
+    own = store(tmp_path, Recipe(modalities=(ModalitySpec("brainlm"),)))
+    assert outline(replace(BASE, recipe_file=own))[0].modalities[0].weights_sha256 is None
+    with pytest.raises(MissingInputError, match="Other"):
+        outline(replace(BASE, atlas="Other", atlas_given=True))

@@ -1,0 +1,329 @@
+"""The architecture, read from the sources: who imports whom, what is documented, what is tested."""
+
+import ast
+import re
+import subprocess
+import sys
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import bids_fmmtc
+from bids_fmmtc import errors
+
+PACKAGE = Path(bids_fmmtc.__file__).parent
+TESTS = Path(__file__).parent
+
+# Room -> rooms it may import. A room is a folder or a module; one not listed here fails the test.
+FOUNDATION = {"errors", "types", "recipe"}
+CORE = FOUNDATION | {"settings", "dataset", "signals", "modalities", "learning"}
+MAY_IMPORT = {
+    "errors": set(),
+    "types": {"errors"},
+    "recipe": {"errors", "types"},
+    "settings": FOUNDATION,
+    "resources": {"errors"},
+    "dataset": FOUNDATION | {"settings"},
+    "signals": FOUNDATION,
+    "modalities": FOUNDATION | {"signals"},
+    "learning": FOUNDATION | {"signals", "modalities"},
+    "plan": CORE | {"resources"},
+    "participant": CORE,
+    "workflow": CORE | {"participant"},
+    "progress": FOUNDATION | {"settings", "dataset", "workflow"},
+    "run": CORE | {"resources", "plan", "participant", "progress", "workflow"},
+    # By name, after parsing: LEVELS.
+    "cli": FOUNDATION | {"settings", "resources", "run"},
+    "fetch": {"errors", "resources"},
+    "demo": CORE | {"cli"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+
+# Outside package -> the only modules that may import it; a trailing slash names a folder.
+ONLY_IN = {
+    "bids": ("dataset/discover.py",),
+    "nipype": ("workflow.py",),
+    "argparse": ("cli.py", "fetch.py", "demo.py"),
+    "torch": ("modalities/brainlm.py", "learning/", "demo.py", "participant.py", "run.py"),
+    "transformers": ("learning/head.py",),
+    "nilearn": ("signals/denoise.py", "demo.py"),
+    "pooch": ("fetch.py",),
+    "huggingface_hub": ("fetch.py",),
+    "templateflow": ("fetch.py",),
+    "urllib": ("fetch.py",),
+    "requests": ("fetch.py",),
+    "socket": ("fetch.py",),
+    "http": ("fetch.py",),
+    "ssl": ("fetch.py",),
+    "ftplib": ("fetch.py",),
+    "httpx": ("fetch.py",),
+    "aiohttp": ("fetch.py",),
+    "pickle": (),
+    "cPickle": (),
+    "dill": (),
+    "cloudpickle": (),
+    "joblib": (),
+    "shelve": (),
+    "marshal": (),
+}
+# Package -> modules that may import it only inside a function.
+IN_FUNCTIONS = {
+    "torch": ("demo.py", "participant.py", "run.py", "learning/bundle.py"),
+    "bids": ("dataset/discover.py",),
+    "nilearn": ("signals/denoise.py", "demo.py"),
+    "transformers": ("learning/head.py",),
+}
+
+# Modules without a test file of the mirrored name, and why.
+WITHOUT_TESTS = {
+    "__init__.py": "version only",
+    "__main__.py": "run by every child process of test_cli.py",
+    "dataset/__init__.py": "empty",
+    "signals/__init__.py": "empty",
+    "learning/__init__.py": "empty",
+}
+
+
+def name_of(path):
+    return path.relative_to(PACKAGE).as_posix()
+
+
+TREES = {name_of(p): ast.parse(p.read_text(encoding="utf-8")) for p in sorted(PACKAGE.rglob("*.py"))}
+TEST_TEXT = {
+    p.relative_to(TESTS).as_posix(): p.read_text(encoding="utf-8") for p in sorted(TESTS.rglob("*.py")) if p.is_file()
+}
+
+
+def module_of(name):
+    return ".".join(["bids_fmmtc", *Path(name).with_suffix("").parts]).removesuffix(".__init__")
+
+
+MODULES = {module_of(name): name for name in TREES}
+
+
+def room_of(name):
+    return Path(name).parts[0].removesuffix(".py")
+
+
+def imported(node, name):
+    """Modules of an import statement; ``from a import b`` counts as ``a.b`` where that is a module of ours."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    assert not node.level, f"{name}:{node.lineno} is a relative import"
+    base = node.module or ""
+    inner = {f"{base}.{alias.name}" for alias in node.names} & MODULES.keys()
+    plain = len(inner) < len(node.names)
+    return [*inner, *([base] if plain else [])]
+
+
+def imports(name, *, top_only=False):
+    """(module, line) of every import, those in functions too; ``top_only`` leaves these and type checking out."""
+    tree = TREES[name]
+    skipped = set()
+    if top_only:
+        for node in ast.walk(tree):
+            typing_only = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or typing_only:
+                skipped |= set(map(id, ast.walk(node)))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in skipped:
+            for module in imported(node, name):
+                yield module, node.lineno
+    if not top_only:
+        yield from named_in_strings(tree)
+
+
+def named_in_strings(tree):
+    """Modules that are handed to import_module, as in LEVELS and modalities.TABLE."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            module, colon, _ = node.value.partition(":")
+            if colon and module in MODULES:
+                yield module, node.lineno
+
+
+def ours(name, **options):
+    return {(m, line) for m, line in imports(name, **options) if m.split(".")[0] == "bids_fmmtc" and m in MODULES}
+
+
+# imports among ourselves
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_imports_go_one_way(name):
+    room = room_of(name)
+    allowed = MAY_IMPORT[room] | {room, "__init__"}
+    wrong = [f"line {line}: {m}" for m, line in ours(name) if room_of(MODULES[m]) not in allowed]
+    assert not wrong, f"{name} may import {sorted(allowed)}, found {wrong}"
+
+
+def test_rooms_have_no_circle():
+    order = list(TopologicalSorter(MAY_IMPORT).static_order())
+    assert order.index("errors") < order.index("dataset") < order.index("run") < order.index("cli")
+    assert set(order) == set(MAY_IMPORT)
+
+
+def test_modules_have_no_circle_even_in_functions():
+    graph = {module: {m for m, _ in ours(name)} - {module, "bids_fmmtc"} for module, name in MODULES.items()}
+    # A table in a package's __init__ names its own modules, which it loads when asked to.
+    for package in ("bids_fmmtc.modalities",):
+        graph[package] = {m for m in graph[package] if not m.startswith(f"{package}.")}
+    TopologicalSorter(graph).prepare()
+
+
+def test_the_command_line_imports_levels_only_after_parsing():
+    top = {m for m, _ in ours("cli.py", top_only=True)}
+    assert top <= {"bids_fmmtc", "bids_fmmtc.errors", "bids_fmmtc.resources"}
+
+
+def test_resources_is_standard_library_only():
+    roots = {m.split(".")[0] for m, _ in imports("resources.py")} - {"bids_fmmtc"}
+    assert roots <= set(sys.stdlib_module_names)
+
+
+def test_types_need_numpy_only():
+    roots = {m.split(".")[0] for m, _ in imports("types.py")} - set(sys.stdlib_module_names)
+    assert roots <= {"bids_fmmtc", "numpy"}
+
+
+# imports of others
+
+
+def within(name, places):
+    return any(name == p or (p.endswith("/") and name.startswith(p)) for p in places)
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_a_package_is_imported_only_where_it_belongs(package):
+    users = {name for name in TREES for m, _ in imports(name) if m.split(".")[0] == package}
+    assert all(within(name, ONLY_IN[package]) for name in users), f"{package} in {sorted(users)}"
+    # What has gone elsewhere must leave the list too.
+    unused = [p for p in ONLY_IN[package] if not any(within(name, [p]) for name in users)]
+    networks = {"urllib", "requests", "socket", "http", "ssl", "ftplib", "httpx", "aiohttp"}
+    assert not unused or package in networks
+
+
+@pytest.mark.parametrize("package", IN_FUNCTIONS)
+def test_a_heavy_package_waits_until_it_is_needed(package):
+    for name in IN_FUNCTIONS[package]:
+        assert package not in {m.split(".")[0] for m, _ in imports(name, top_only=True)}, name
+
+
+def test_only_the_programs_read_the_environment():
+    readers = set()
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            attribute = isinstance(node, ast.Attribute) and node.attr in {"environ", "environb", "getenv", "putenv"}
+            named = isinstance(node, ast.ImportFrom) and node.module == "os"
+            if attribute or (named and {a.name for a in node.names} & {"environ", "environb", "getenv"}):
+                readers.add(name)
+    assert readers <= {"cli.py", "fetch.py"}
+
+
+def test_torch_reads_files_as_weights_only_and_numpy_without_objects():
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            keywords = {k.arg: ast.unparse(k.value) for k in node.keywords}
+            if ast.unparse(node.func) in {"torch.load", "torch.jit.load", "torch.hub.load"}:
+                assert ast.unparse(node.func) == "torch.load", f"{name}:{node.lineno}"
+                assert keywords.get("weights_only") == "True", f"{name}:{node.lineno}"
+            assert keywords.get("allow_pickle", "False") == "False", f"{name}:{node.lineno}"
+            assert ast.unparse(node.func) not in {"eval", "exec", "yaml.load", "os.system"}, f"{name}:{node.lineno}"
+
+
+def loaded_by(code, *words):
+    """Top-level packages that a real child process has loaded at its end."""
+    tail = "import sys; sys.stderr.write('\\nLOADED ' + ' '.join(sorted({m.split('.')[0] for m in sys.modules})))"
+    run = subprocess.run(
+        [sys.executable, "-c", f"import atexit\natexit.register(lambda: exec({tail!r}))\n{code}", *words],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    return set(run.stderr.rpartition("LOADED ")[2].split())
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_import_nothing_heavy(option):
+    found = loaded_by("import runpy\nrunpy.run_module('bids_fmmtc', run_name='__main__', alter_sys=True)", option)
+    assert "bids_fmmtc" in found
+    heavy = {"numpy", "scipy", "torch", "nipype", "bids", "nilearn", "nibabel", "pandas", "sklearn", "transformers"}
+    assert not found & (heavy | {"requests", "yaml", "tqdm"})
+
+
+def test_the_extraction_path_imports_only_what_it_needs():
+    """A child process starts once a participant, so every import is paid that often."""
+    code = "import bids_fmmtc.participant\nfrom bids_fmmtc.modalities import load_modality\n"
+    code += "from bids_fmmtc.recipe import Recipe\nr = Recipe()\nload_modality(r.modalities[0], r, None)"
+    found = loaded_by(code)
+    assert {"numpy", "nibabel"} <= found
+    heavy = {"torch", "nilearn", "transformers", "sklearn", "pandas", "bids", "nipype", "safetensors", "matplotlib"}
+    assert not found & heavy
+
+
+# documentation
+
+
+def public(tree):
+    """(qualified name, node) of public functions, classes and methods."""
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_"):
+            yield node.name, node
+            if isinstance(node, ast.ClassDef):
+                for inner in node.body:
+                    if isinstance(inner, ast.FunctionDef | ast.ClassDef) and not inner.name.startswith("_"):
+                        yield f"{node.name}.{inner.name}", inner
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_everything_public_is_documented(name):
+    assert ast.get_docstring(TREES[name]), f"{name} has no docstring"
+    # types.Windowed is a Protocol whose class docstring describes its attributes.
+    missing = [q for q, n in public(TREES[name]) if not ast.get_docstring(n) and not q.startswith("Windowed.")]
+    assert not missing
+
+
+def test_no_room_is_called_utils():
+    assert not [n for n in TREES if Path(n).stem in {"utils", "util", "helpers", "misc", "common"}]
+
+
+# tests
+
+
+@pytest.mark.parametrize("name", [n for n in TREES if n not in WITHOUT_TESTS])
+def test_every_module_has_its_test_file(name):
+    path = Path(name)
+    # A package's __init__ is tested under the package's name.
+    stem = path.parent.name if path.stem == "__init__" else path.stem
+    parent = path.parent.parent if path.stem == "__init__" else path.parent
+    expected = {(path.parent / f"test_{stem}.py").as_posix(), (parent / f"test_{stem}.py").as_posix()}
+    assert expected & TEST_TEXT.keys(), f"{name} wants one of {sorted(expected)}"
+
+
+def test_exceptions_are_still_exceptions():
+    assert WITHOUT_TESTS.keys() <= TREES.keys()
+    assert not [n for n in WITHOUT_TESTS if not n.startswith("__") and TREES[n].body[1:]]
+
+
+ERRORS = [e for e in vars(errors).values() if isinstance(e, type) and issubclass(e, errors.FmmtcError)]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda e: e.__name__)
+def test_every_error_is_raised_and_tested(error):
+    made = {
+        ast.unparse(node.func).split(".")[-1]
+        for name, tree in TREES.items()
+        if name != "errors.py"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+    }
+    assert error.__name__ in made, f"nobody raises {error.__name__}"
+    named = re.compile(rf"\b{error.__name__}\b")
+    # In the table of codes of test_errors.py every class stands; that says nothing of who raises it.
+    assert any(named.search(text) for name, text in TEST_TEXT.items() if name != "test_errors.py")
