@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bids_fmmtc import __version__
-from bids_fmmtc.dataset.describe import check_output, prepare_dataset
+from bids_fmmtc.dataset.describe import check_output, prepare_dataset, refuse_inside
 from bids_fmmtc.dataset.discover import Query, find_recordings, read_filter_file
 from bids_fmmtc.dataset.folders import find_derivatives
 from bids_fmmtc.dataset.store import Layout, read_record, write_json, write_table
@@ -44,6 +44,9 @@ TORCH_GB = 0.9  # torch, an encoder, one window through it
 def discover(settings: Settings, recipe: Recipe, atlas_space: str) -> tuple[Selection, dict[str, Path]]:
     """Find recordings, and name the input datasets for BIDS URIs."""
     roots = find_derivatives(settings.bids_dir, settings.derivatives)
+    for folder, what in ((settings.work_dir, "work folder"), (settings.database_dir, "database folder")):
+        if folder is not None:
+            refuse_inside(folder, roots, what)
     query = Query(
         participants=settings.participants,
         sessions=settings.sessions,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from bids_fmmtc.errors import OutputError, RecipeError, UsageError
 from bids_fmmtc.recipe import Recipe, differences
 from bids_fmmtc.types import Atlas
 
-BIDS_VERSION = "1.10.0"
+BIDS_VERSION = "1.11.0"
 PAPER = "Fan et al., FMM_TC, MICCAI 2025, arXiv:2503.00210"
 NOT_A_DEVICE = "Research software, not a medical device: predictions must not guide the care of an individual patient."
 NAME = "bids_fmmtc"
@@ -76,10 +76,8 @@ def prepare_dataset(layout: Layout, recipe: Recipe, atlas: Atlas, inputs: Mappin
 
 
 def check_output(root: Path, recipe: Recipe, inputs: Mapping[str, Path]) -> None:
-    """Refuse an output folder that is an input, foreign, or holds another recipe's results."""
-    for name, folder in inputs.items():
-        if root.resolve() == folder.resolve():
-            raise UsageError(f"the output folder {root} is the input dataset {name}.", "Give another output folder.")
+    """Refuse an output folder that is or lies in an input, is foreign, or holds another recipe's results."""
+    refuse_inside(root, inputs.values(), "output folder")
     path = root / "dataset_description.json"
     if not path.exists():
         return
@@ -93,6 +91,19 @@ def check_output(root: Path, recipe: Recipe, inputs: Mapping[str, Path]) -> None
             f"{root} holds results of another recipe: {'; '.join(differences(there, recipe))}.",
             "Give another output folder, or the recipe that is used there.",
         )
+
+
+def refuse_inside(folder: Path, inputs: Iterable[Path], what: str) -> None:
+    """Refuse to write into an input.
+
+    Raises
+    ------
+    UsageError
+        ``folder`` is an input dataset or lies in one.
+    """
+    for root in inputs:
+        if folder.resolve().is_relative_to(root.resolve()):
+            raise UsageError(f"the {what} {folder} lies in the input dataset {root}.", "Give another folder.")
 
 
 def _own_entry(description: Mapping[str, Any]) -> Mapping[str, Any] | None:

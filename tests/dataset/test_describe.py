@@ -65,10 +65,10 @@ def test_another_recipe_is_refused_by_its_fields(place):
 
 
 def test_output_and_input_are_two_folders(place, tmp_path):
-    _, recipe, _, inputs, _ = place
+    _, recipe, _, inputs = place
     (tmp_path / "link").symlink_to(inputs["fmriprep"])
-    for root in (inputs["fmriprep"], tmp_path / "link"):
-        with pytest.raises(UsageError, match="is the input dataset fmriprep"):
+    for root in (inputs["fmriprep"], tmp_path / "link", inputs["fmriprep"] / "sub-01" / "out"):
+        with pytest.raises(UsageError, match="lies in the input dataset"):
             check_output(root, recipe, inputs)
 
 

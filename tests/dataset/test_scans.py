@@ -124,3 +124,18 @@ def test_a_failure_of_this_very_run_is_kept(layout, write):
 )
 def test_keys(key, session, without_run):
     assert (session_of(key), session_key(key)) == (session, without_run)
+
+
+def test_a_recording_that_worked_and_is_now_turned_down_has_one_row(layout, write):
+    found = recording("1")
+    write([ok(found.key)], found)
+    record = layout.derivative(found, "features", ".json")
+    record.touch()
+    record.with_suffix(".safetensors").touch()
+    other = layout.derivative(recording("10"), "features", ".json")
+    other.touch()
+    write([failed(found.key, "space")])
+    assert list(table(layout)) == [f"func/{found.key}_desc-fmmtc_features.json"]
+    assert not record.exists()
+    assert not record.with_suffix(".safetensors").exists()
+    assert other.exists()  # run-10 is not run-1
