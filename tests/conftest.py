@@ -1,6 +1,7 @@
 """Shared fixtures: the demo's atlas and bundle, made once a session, and the program as a real child process."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -70,3 +71,24 @@ def fmriprep(tmp_path):
         json.dumps({"Name": "t", "BIDSVersion": "1.8.0", "GeneratedBy": [{"Name": "fMRIPrep", "Version": "24.1.0"}]})
     )
     return Path(root)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    """HTTP server on the loopback, reached without a proxy."""
+    from served import serving
+
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    with serving() as httpd:
+        yield httpd
+
+
+@pytest.fixture
+def dead_url():
+    """Address at which nothing listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return f"http://127.0.0.1:{port}"

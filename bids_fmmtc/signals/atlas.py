@@ -152,7 +152,7 @@ def _assemble(
         raise AtlasError(f"the table of {image.name} lists a label twice.")
     if len(set(names)) != len(names):
         names = tuple(f"{n}_{i}" for n, i in zip(names, index, strict=True))
-    found = np.unique(values)
+    found = np.flatnonzero(np.bincount(values.ravel(order="K")))  # a sort over all voxels would cost ten times this
     if not found.any():
         raise AtlasError(f"{image.name} holds no label at all.")
     unknown = sorted(set(found.tolist()) - set(index) - {0})
@@ -216,24 +216,32 @@ def labels_on_grid(
     shape3 = (int(shape[0]), int(shape[1]), int(shape[2]))
     low, high = _reach(atlas, affine, warp)
     to_atlas = np.linalg.inv(atlas.affine)
+    # Without a warp both affines are one, so a slab is the first one shifted; with it, points stop in world space.
+    way = np.asarray(affine if warp is not None else to_atlas @ affine, np.float64)
+    nudge = to_atlas[:3, :3].sum(1) * TIE_BREAK_MM
+    i, j = (axis.ravel() for axis in np.mgrid[low[0] : high[0], low[1] : high[1]])
+    plane = i[:, None] * way[:3, 0] + j[:, None] * way[:3, 1] + way[:3, 3]
+    inside = (i >= 0) & (i < shape3[0]) & (j >= 0) & (j < shape3[1])
+    at = (i[inside], j[inside])
     labels = np.zeros(shape3, np.int32)
     expected = np.zeros(atlas.n_parcels + 1, np.int64)
-    i, j = np.meshgrid(np.arange(low[0], high[0]), np.arange(low[1], high[1]), indexing="ij")
-    plane = np.stack([i.ravel(), j.ravel(), np.zeros(i.size)], 1).astype(np.float64)
-    inside = np.all((plane[:, :2] >= 0) & (plane[:, :2] < shape3[:2]), axis=1)
     for k in range(low[2], high[2]):
-        plane[:, 2] = k
-        points = np.asarray(plane @ affine[:3, :3].T + affine[:3, 3], np.float64)
-        points = (points if warp is None else warp(points)) + TIE_BREAK_MM
-        voxels = np.rint(points @ to_atlas[:3, :3].T + to_atlas[:3, 3]).astype(np.int64)
-        valid = np.all((voxels >= 0) & (voxels < atlas.labels.shape), axis=1)
-        rows = np.zeros(len(plane), np.int32)
-        rows[valid] = atlas.labels[tuple(voxels[valid].T)]
+        points = plane + k * way[:3, 2]
+        if warp is not None:
+            points = warp(points) @ to_atlas[:3, :3].T + to_atlas[:3, 3]
+        rows = _labels_at(atlas, np.rint(points + nudge).astype(np.int64))
         expected += np.bincount(rows, minlength=len(expected))
         if 0 <= k < shape3[2]:
-            at = plane[inside, :2].astype(np.int64)
-            labels[at[:, 0], at[:, 1], k] = rows[inside]
+            labels[(*at, k)] = rows[inside]
     return LabelGrid(labels, expected[1:])
+
+
+def _labels_at(atlas: Atlas, voxels: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Return row + 1 of the parcel at each of the atlas's voxels (N, 3); 0 outside its image."""
+    valid = np.all((voxels >= 0) & (voxels < atlas.labels.shape), axis=1)
+    rows = np.zeros(len(voxels), np.int32)
+    rows[valid] = atlas.labels[tuple(voxels[valid].T)]
+    return rows
 
 
 def _reach(atlas: Atlas, affine: NDArray[np.float64], warp: Warp | None) -> tuple[list[int], list[int]]:

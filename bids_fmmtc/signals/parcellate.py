@@ -26,6 +26,7 @@ from bids_fmmtc.types import RoiSeries
 
 TSNR_VOXELS = 8192  # temporal SNR is the median over this many voxels, evenly spread over the labelled ones
 READ_AHEAD = 1 << 20
+VOXEL_MM = (0.3, 30.0)  # an affine in metres or micrometres would make the atlas a grid of no size or of any
 _FETCH_AGAIN = "Copy or fetch the file again, or re-run fMRIPrep for this recording."
 
 
@@ -90,6 +91,10 @@ def read_header(path: Path) -> Header:
     affine = np.asarray(img.affine, np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-6:
         raise ImageError(f"{path.name} has an affine that cannot be inverted.")
+    voxel = np.sqrt((affine[:3, :3] ** 2).sum(0))
+    if not (VOXEL_MM[0] <= voxel.min() and voxel.max() <= VOXEL_MM[1]):
+        found = " x ".join(f"{v:g}" for v in voxel)
+        raise ImageError(f"{path.name} has voxels of {found} mm, expected {VOXEL_MM[0]:g} to {VOXEL_MM[1]:g} mm.")
     size = (shape[0], shape[1], shape[2], shape[3])
     return Header(path, size, affine, dtype, slope, intercept, offset, _header_tr(header))
 
