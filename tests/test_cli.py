@@ -265,7 +265,7 @@ def test_exit_codes(run_app, fmriprep, tmp_path, demo_atlas, demo_bundle):
 
     complains(64, fmriprep, out)
     complains(64, fmriprep, out, "participant", "--nprocs", "0", text="positive")
-    complains(64, fmriprep, fmriprep, "participant", "--atlas", atlas, text="is the input dataset")
+    complains(64, fmriprep, fmriprep, "participant", "--atlas", atlas, text="lies in the input dataset")
     complains(17, fmriprep, out, "group", text="unknown analysis level 'group'; known: participant")
     complains(16, tmp_path / "empty", out, "participant", "--dry-run", text="no fMRIPrep output")
     label = ("participant", "--dry-run", "--participant-label")

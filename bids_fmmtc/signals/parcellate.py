@@ -89,12 +89,13 @@ def read_header(path: Path) -> Header:
     if dtype.kind not in "iuf":
         raise ImageError(f"{path.name} holds data of type {dtype}, expected real numbers.")
     affine = np.asarray(img.affine, np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine)) < 1e-6:
-        raise ImageError(f"{path.name} has an affine that cannot be inverted.")
     voxel = np.sqrt((affine[:3, :3] ** 2).sum(0))
     if not (VOXEL_MM[0] <= voxel.min() and voxel.max() <= VOXEL_MM[1]):
         found = " x ".join(f"{v:g}" for v in voxel)
-        raise ImageError(f"{path.name} has voxels of {found} mm, expected {VOXEL_MM[0]:g} to {VOXEL_MM[1]:g} mm.")
+        expected = f"expected {VOXEL_MM[0]:g} to {VOXEL_MM[1]:g} mm"
+        raise ImageError(f"the affine of {path.name} makes voxels of {found} mm, {expected}.")
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-3 * np.prod(voxel):
+        raise ImageError(f"{path.name} has an affine that cannot be inverted.")
     size = (shape[0], shape[1], shape[2], shape[3])
     return Header(path, size, affine, dtype, slope, intercept, offset, _header_tr(header))
 
