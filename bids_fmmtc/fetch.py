@@ -1,6 +1,6 @@
 """``bids_fmmtc-fetch``: bring atlas, template transform or encoder weights to this machine, once.
 
-The command line, and the licence of the weights; the work is done by `bids_fmmtc.download`.
+The command line, and the licence of the weights; the work is done by `bids_fmmtc.resources.download`.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from bids_fmmtc import __version__, resources
-from bids_fmmtc.download import LICENCE, fetch_atlas, fetch_brainlm, fetch_transform, say
 from bids_fmmtc.errors import EXIT_OK, EXIT_USAGE, FmmtcError, OutputError, UsageError
-from bids_fmmtc.place import PROGRAM, RECORD
+from bids_fmmtc.resources.download import LICENCE, fetch_atlas, fetch_brainlm, fetch_transform, say
+from bids_fmmtc.resources.install import PROGRAM, RECORD
 
 
 def confirm_licence(*, accepted: bool, stdin: TextIO | None, stderr: TextIO) -> None:

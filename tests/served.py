@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote
 
-from bids_fmmtc import download, resources
+from bids_fmmtc import resources
+from bids_fmmtc.resources import download
 
 IMAGE, TABLE = resources.ATLAS_IMAGE, resources.ATLAS_TABLE
 REF = download.GITHUB_REFS[0]

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from served import CONFIG_13M, CONFIG_1400, H5, IMAGE, TABLE, in_cache, local, serve_checkpoint, sha
 
-from bids_fmmtc import download, fetch, place, resources
+from bids_fmmtc import fetch, resources
 from bids_fmmtc.errors import UsageError
+from bids_fmmtc.resources import download, install
 
 SHARED_ATLAS = Path(__file__).parents[1].parent / "shared" / "data" / "atlas"
 
@@ -55,7 +56,7 @@ def test_interrupt_leaves_nothing(tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(place, "_verify", interrupt)
+    monkeypatch.setattr(install, "_verify", interrupt)
     source = local(tmp_path / "usb", **{IMAGE: b"image", TABLE: b"table"})
     assert fetch.main(["atlas", "--cache", str(tmp_path / "c"), "--from", str(source)]) == 130
     assert in_cache(tmp_path / "c") == []
@@ -119,7 +120,7 @@ def test_old_13m_from_a_folder_says_that_no_checksum_is_known(tmp_path, capsys):
     assert fetch.main(argv) == 0
     assert "no checksum is known" in capsys.readouterr().err
     folder = resources.find_resource("brainlm", [cache], checkpoint="old_13M")
-    assert json.loads((folder / place.RECORD).read_text())["sha256"]["model.safetensors"] == sha(b"safe")
+    assert json.loads((folder / install.RECORD).read_text())["sha256"]["model.safetensors"] == sha(b"safe")
 
 
 # --- licence -------------------------------------------------------------------------------------------------------

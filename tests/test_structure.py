@@ -35,9 +35,7 @@ MAY_IMPORT = {
     "run": CORE | {"resources", "plan", "participant", "progress", "workflow"},
     # By name, after parsing: LEVELS.
     "cli": FOUNDATION | {"settings", "resources", "run"},
-    "place": {"errors", "resources"},
-    "download": {"errors", "resources", "place"},
-    "fetch": {"errors", "resources", "place", "download"},
+    "fetch": {"errors", "resources"},
     "demo": CORE | {"cli"},
     "__main__": {"cli"},
     "__init__": set(),
@@ -51,17 +49,17 @@ ONLY_IN = {
     "torch": ("modalities/brainlm.py", "learning/", "demo.py", "participant.py", "run.py"),
     "transformers": ("learning/head.py",),
     "nilearn": ("signals/denoise.py", "demo.py"),
-    "pooch": ("download.py",),
-    "huggingface_hub": ("download.py",),
-    "templateflow": ("download.py",),
-    "urllib": ("download.py",),
-    "requests": ("download.py",),
-    "socket": ("download.py",),
-    "http": ("download.py",),
-    "ssl": ("download.py",),
-    "ftplib": ("download.py",),
-    "httpx": ("download.py",),
-    "aiohttp": ("download.py",),
+    "pooch": ("resources/download.py",),
+    "huggingface_hub": ("resources/download.py",),
+    "templateflow": ("resources/download.py",),
+    "urllib": ("resources/download.py",),
+    "requests": ("resources/download.py",),
+    "socket": ("resources/download.py",),
+    "http": ("resources/download.py",),
+    "ssl": ("resources/download.py",),
+    "ftplib": ("resources/download.py",),
+    "httpx": ("resources/download.py",),
+    "aiohttp": ("resources/download.py",),
     "pickle": (),
     "cPickle": (),
     "dill": (),
@@ -76,9 +74,9 @@ IN_FUNCTIONS = {
     "bids": ("dataset/discover.py",),
     "nilearn": ("signals/denoise.py", "demo.py"),
     "transformers": ("learning/head.py",),
-    "pooch": ("download.py",),
-    "huggingface_hub": ("download.py",),
-    "templateflow": ("download.py",),
+    "pooch": ("resources/download.py",),
+    "huggingface_hub": ("resources/download.py",),
+    "templateflow": ("resources/download.py",),
 }
 
 # Modules without a test file of the mirrored name, and why.
@@ -184,7 +182,7 @@ def test_the_command_line_imports_levels_only_after_parsing():
 
 
 def test_resources_is_standard_library_only():
-    roots = {m.split(".")[0] for m, _ in imports("resources.py")} - {"bids_fmmtc"}
+    roots = {m.split(".")[0] for m, _ in imports("resources/__init__.py")} - {"bids_fmmtc"}
     assert roots <= set(sys.stdlib_module_names)
 
 

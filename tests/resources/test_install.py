@@ -6,8 +6,9 @@ import threading
 import pytest
 from served import IMAGE, TABLE, in_cache, local, sha
 
-from bids_fmmtc import download, place, resources
+from bids_fmmtc import resources
 from bids_fmmtc.errors import DataError, OutputError
+from bids_fmmtc.resources import download, install
 
 
 def test_full_disk_is_an_output_error(tmp_path):
@@ -15,7 +16,7 @@ def test_full_disk_is_an_output_error(tmp_path):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(OutputError, match="No space left"):
-        place.install(tmp_path, "x", fill, {}, DataError, keep=True)
+        install.install(tmp_path, "x", fill, {}, DataError, keep=True)
     assert in_cache(tmp_path) == []
 
 
@@ -23,7 +24,7 @@ def test_folder_that_cannot_be_moved_keeps_the_former(tmp_path):
     target = local(tmp_path / "target", kept=b"former")
     scratch = local(tmp_path / "scratch")
     with pytest.raises(FileNotFoundError):
-        place._publish(scratch / "new", target)  # there is no such folder
+        install._publish(scratch / "new", target)  # there is no such folder
     assert in_cache(target) == ["kept"]
 
 

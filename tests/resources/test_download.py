@@ -22,8 +22,9 @@ from served import (
     sha,
 )
 
-from bids_fmmtc import download, fetch, place, resources
+from bids_fmmtc import fetch, resources
 from bids_fmmtc.errors import AtlasError, DataError, MissingInputError, UsageError, WeightsError
+from bids_fmmtc.resources import download, install
 
 
 @pytest.fixture
@@ -43,8 +44,8 @@ def test_atlas_is_downloaded_checked_and_found(server, atlas, tmp_path):
     cache = tmp_path / "new" / "cache"
     folder = download.fetch_atlas(cache, base_url=server.url, checksums=atlas)
     assert folder == cache / "atlas-A424" == resources.find_resource("atlas", [cache])
-    assert in_cache(cache) == ["atlas-A424", *sorted(f"atlas-A424/{n}" for n in (IMAGE, TABLE, place.RECORD))]
-    record = json.loads((folder / place.RECORD).read_text())
+    assert in_cache(cache) == ["atlas-A424", *sorted(f"atlas-A424/{n}" for n in (IMAGE, TABLE, install.RECORD))]
+    record = json.loads((folder / install.RECORD).read_text())
     assert record["sha256"] == atlas
     assert record["source"] == f"{server.url}/{REF}/{download.ATLAS_PATH}"
     assert any("A424%2B2mm" in path for _, path, _ in server.asked)
@@ -70,7 +71,7 @@ def test_damaged_atlas_in_the_cache_is_replaced(server, atlas, tmp_path):
 def test_vanished_commit_falls_back_to_the_branch(server, atlas, tmp_path):
     server.files = {path.replace(f"/{REF}/", "/main/"): data for path, data in server.files.items()}
     folder = download.fetch_atlas(tmp_path, base_url=server.url, checksums=atlas)
-    assert "/main/" in json.loads((folder / place.RECORD).read_text())["source"]
+    assert "/main/" in json.loads((folder / install.RECORD).read_text())["source"]
 
 
 @pytest.mark.parametrize("name", [IMAGE, TABLE])
@@ -91,7 +92,7 @@ def test_interrupted_download_is_temporary_and_leaves_nothing(server, atlas, tmp
 
 def test_failed_download_keeps_what_was_there(server, atlas, tmp_path):
     folder = download.fetch_atlas(tmp_path, base_url=server.url, checksums=atlas)
-    (folder / place.RECORD).unlink()  # so that it is fetched again
+    (folder / install.RECORD).unlink()  # so that it is fetched again
     server.status = 503
     with pytest.raises(download.DownloadError, match="503"):
         download.fetch_atlas(tmp_path, base_url=server.url, checksums=atlas)
@@ -108,7 +109,7 @@ def test_atlas_from_a_folder(tmp_path):
     source = local(tmp_path / "usb", **{IMAGE: b"image", TABLE: b"table", "other": b"left behind"})
     sums = {IMAGE: sha(b"image"), TABLE: sha(b"table")}
     folder = download.fetch_atlas(tmp_path / "cache", source=source, checksums=sums)
-    assert {path.name for path in folder.iterdir()} == {IMAGE, TABLE, place.RECORD}
+    assert {path.name for path in folder.iterdir()} == {IMAGE, TABLE, install.RECORD}
     with pytest.raises(AtlasError, match=f"{TABLE}.*{sha(b'table')}.*expected"):
         download.fetch_atlas(tmp_path / "fresh", source=source, checksums={IMAGE: sums[IMAGE], TABLE: "0" * 64})
     assert in_cache(tmp_path / "fresh") == []
@@ -132,7 +133,7 @@ def test_transform_from_a_templateflow_archive(server, tmp_path, monkeypatch):
     path = download.fetch_transform(tmp_path / "cache", os.environ, base_url=server.url)
     assert path == resources.find_resource("transform", [tmp_path / "cache"])
     assert path.read_bytes() == H5
-    record = json.loads(path.with_name(place.RECORD).read_text())
+    record = json.loads(path.with_name(install.RECORD).read_text())
     assert record["sha256"] == {path.name: sha(H5)}
     assert [entry.name for entry in (tmp_path / "cache").iterdir()] == ["transform"]
     assert os.environ["TEMPLATEFLOW_HOME"] == str(tmp_path / "file" / "not" / "writable")
@@ -170,7 +171,7 @@ def test_checkpoint_1400_by_http(server, checkpoint, tmp_path):
     accepted = (folder / download.LICENCE_FILE).read_text()
     assert "CC BY-NC-ND 4.0" in accepted
     assert "checkpoint-1400" in accepted
-    record = json.loads((folder / place.RECORD).read_text())
+    record = json.loads((folder / install.RECORD).read_text())
     assert record["sha256"]["pytorch_model.bin"] == checkpoint["pytorch_model.bin"]
 
 
@@ -221,8 +222,8 @@ def test_old_13m_from_a_hugging_face_server(server, tmp_path, weights):
     assert done.returncode == 0, done.stderr
     folder = resources.find_resource("brainlm", [tmp_path / "c"], checkpoint="old_13M")
     assert done.stdout.strip() == str(folder)
-    assert {path.name for path in folder.iterdir()} == {"config.json", weights, place.RECORD, download.LICENCE_FILE}
-    assert COMMIT in json.loads((folder / place.RECORD).read_text())["source"]
+    assert {path.name for path in folder.iterdir()} == {"config.json", weights, install.RECORD, download.LICENCE_FILE}
+    assert COMMIT in json.loads((folder / install.RECORD).read_text())["source"]
     assert [path.name for path in (tmp_path / "c").iterdir()] == ["brainlm-old_13M"]
     assert not any("hf_not_to_be_sent" in str(headers) for _, _, headers in server.asked)
 

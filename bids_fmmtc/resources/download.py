@@ -25,7 +25,7 @@ from bids_fmmtc.errors import (
     UsageError,
     WeightsError,
 )
-from bids_fmmtc.place import PROGRAM, cannot_write, copy_file, copy_files, install, now, one_line
+from bids_fmmtc.resources.install import PROGRAM, cannot_write, copy_file, copy_files, install, now, one_line
 
 LICENCE_FILE: Final = "LICENCE-ACCEPTED.txt"
 TIMEOUT: Final = 60  # seconds without a byte
