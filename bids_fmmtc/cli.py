@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -40,6 +41,8 @@ _OFFLINE = {
     "NO_ET": "1",
     "TEMPLATEFLOW_AUTOUPDATE": "off",
 }
+# cuBLAS is repeatable only with a workspace of fixed size, which must be set before CUDA starts.
+_REPEATABLE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -73,12 +76,18 @@ def build_parser() -> argparse.ArgumentParser:
 def _add_selection(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("which recordings")
     several = {"nargs": "+", "action": "extend", "default": [], "metavar": "LABEL"}
-    group.add_argument("--participant-label", **several, help="with or without sub-; @FILE reads labels from a file")  # type: ignore[arg-type]
+    group.add_argument("--participant-label", **several, help="with or without sub-; @FILE reads labels, # comments")  # type: ignore[arg-type]
     group.add_argument("--session-label", **several, help="with or without ses-")  # type: ignore[arg-type]
     group.add_argument(
         "--task-id", "--task-label", nargs="+", action="extend", default=[], metavar="TASK", help="default: rest"
     )
-    group.add_argument("--space", nargs="+", action="extend", default=[], help="template spaces, the most wanted first")
+    group.add_argument(
+        "--space",
+        nargs="+",
+        action="extend",
+        default=[],
+        help="template spaces, the most wanted first; with or without space-",
+    )
     group.add_argument("--bids-filter-file", type=Path, metavar="FILE", help="JSON filters, as fMRIPrep takes them")
     group.add_argument("--bids-database-dir", type=Path, metavar="DIR", help="pybids database to reuse or to make")
     group.add_argument(
@@ -149,15 +158,14 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Settings:
     nprocs = options.nprocs or 1
     threads = options.omp_nthreads or max(1, len(os.sched_getaffinity(0)) // nprocs)
     model = options.model or (Path(environ["FMMTC_MODEL"]) if environ.get("FMMTC_MODEL") else None)
-    templateflow = environ.get("TEMPLATEFLOW_HOME")
     return Settings(
         bids_dir=_real(options.bids_dir),
         output_dir=_real(options.output_dir),
         level=options.analysis_level,
-        participants=_labels("--participant-label", options.participant_label),
-        sessions=_labels("--session-label", options.session_label),
-        tasks=_labels("--task-id", options.task_id) or ("rest",),
-        spaces=tuple(options.space),
+        participants=_labels("--participant-label", options.participant_label, "sub-"),
+        sessions=_labels("--session-label", options.session_label, "ses-"),
+        tasks=_labels("--task-id", options.task_id, "task-") or ("rest",),
+        spaces=_labels("--space", options.space, "space-"),
         filter_file=options.bids_filter_file,
         database_dir=options.bids_database_dir,
         derivatives=tuple(_derivative(text) for text in options.derivatives),
@@ -178,7 +186,6 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Settings:
         seed=options.random_seed,
         verbose=options.verbose,
         resources=resource_dirs(environ),
-        templateflow_home=Path(templateflow) if templateflow else None,
         command=shlex.join(["bids_fmmtc", *words]),
     )
 
@@ -188,23 +195,31 @@ def _real(path: Path) -> Path:
     return Path(os.path.normpath(path.expanduser().absolute()))
 
 
-def _labels(option: str, words: Sequence[str]) -> tuple[str, ...]:
-    """Flatten labels given apart, separated by commas, or in files as ``@FILE``."""
+def _labels(option: str, words: Sequence[str], prefix: str) -> tuple[str, ...]:
+    """Flatten labels given apart, separated by commas, or in files as ``@FILE``; take their BIDS prefix off."""
     labels: list[str] = []
     for word in words:
         if word.startswith("@"):
-            try:
-                labels += Path(word[1:]).read_text(encoding="utf-8").replace(",", " ").split()
-            except OSError as error:
-                raise MissingInputError(f"label file {word[1:]} cannot be read: {error.strerror}.") from None
-            except UnicodeDecodeError:
-                raise UsageError(f"label file {word[1:]} is not UTF-8 text.") from None
+            labels += _label_file(Path(word[1:])).replace(",", " ").split()
         else:
             labels += word.replace(",", " ").split()
     if words and not labels:
         # An empty shell variable or file must not turn into "everybody".
         raise UsageError(f"{option} holds no label.", "Leave the option out to take all.")
-    return tuple(labels)
+    if prefix in labels:
+        raise UsageError(f"{option} {prefix} has no label after {prefix}.", f"Write {prefix}LABEL or LABEL.")
+    return tuple(label.removeprefix(prefix) for label in labels)
+
+
+def _label_file(path: Path) -> str:
+    """Return the labels in a file; lines that start with # are comments."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise MissingInputError(f"label file {path} cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"label file {path} is not UTF-8 text.") from None
+    return " ".join(line for line in lines if not line.lstrip().startswith("#"))
 
 
 def _derivative(text: str) -> tuple[str | None, Path]:
@@ -222,17 +237,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if entry is None:
             _complain(f"unknown analysis level {settings.level!r}; known: {', '.join(LEVELS)}.")
             return EXIT_UNKNOWN_LEVEL
-        os.environ.update(_OFFLINE | dict.fromkeys(_THREADS, str(settings.omp_nthreads)))
+        os.environ.update(_OFFLINE | _REPEATABLE | dict.fromkeys(_THREADS, str(settings.omp_nthreads)))
         start_log(settings.verbose)
         module, _, function = entry.partition(":")
         return int(getattr(import_module(module), function)(settings))
     except FmmtcError as error:
         _complain(str(error))
         return error.exit_code
-    except KeyboardInterrupt:
-        _complain("interrupted.")
-        return 130
+    except KeyboardInterrupt as stop:
+        number = int(stop.args[0]) if stop.args else signal.SIGINT
+        _complain(f"interrupted by {signal.Signals(number).name}. The same command goes on where this one ended.")
+        return 128 + number
     except BrokenPipeError:
+        return EXIT_IO
+    except OSError as error:
+        _complain(f"{' '.join(str(error).split())}.")
         return EXIT_IO
 
 

@@ -16,6 +16,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -24,7 +25,7 @@ import numpy as np
 from bids_fmmtc import __version__
 from bids_fmmtc.dataset import sidecars
 from bids_fmmtc.dataset.scans import session_key, session_of, write_scans
-from bids_fmmtc.dataset.sidecars import Links, Subject
+from bids_fmmtc.dataset.sidecars import Context, Links
 from bids_fmmtc.dataset.store import (
     Layout,
     read_features,
@@ -35,7 +36,7 @@ from bids_fmmtc.dataset.store import (
     write_table,
     write_text,
 )
-from bids_fmmtc.errors import DataError, FmmtcError, OutputError, RepetitionTimeError
+from bids_fmmtc.errors import BundleError, DataError, FmmtcError, OutputError, RepetitionTimeError
 from bids_fmmtc.modalities import Modality, load_modality
 from bids_fmmtc.modalities.connectivity import connectivity, describe, measure_name
 from bids_fmmtc.settings import Task, failure_to_json
@@ -74,12 +75,16 @@ def extract(source: Source, modalities: Sequence[Modality]) -> Features:
 
 
 def fingerprint(recording: Recording) -> dict[str, str]:
-    """Tell the files of a recording apart by content, without reading a compressed image.
+    """Tell what a recording is made of apart by content, without reading a compressed image.
 
-    A gzip file ends in the checksum and length of what it holds; other files are summed (CRC-32).
+    A gzip file ends in the checksum and length of what it holds; other files are summed (CRC-32). What sidecars say
+    counts too: the repetition time, and how the confounds were made.
     """
     files = {"bold": recording.bold, "mask": recording.mask, "confounds": recording.confounds}
-    return {name: _content(path) for name, path in files.items() if path is not None}
+    if recording.confounds is not None and recording.confounds.with_suffix(".json").is_file():
+        files["confounds_sidecar"] = recording.confounds.with_suffix(".json")
+    marks = {name: _content(path) for name, path in files.items() if path is not None}
+    return marks | {"repetition_time": str(recording.repetition_time)}
 
 
 def _content(path: Path) -> str:
@@ -136,7 +141,12 @@ class Workplace:
         """The verified bundle, or None."""
         from bids_fmmtc.learning.bundle import load_bundle  # noqa: PLC0415
 
-        return None if self.task.bundle is None else load_bundle(self.task.bundle)
+        if self.task.bundle is None:
+            return None
+        bundle = load_bundle(self.task.bundle)
+        if bundle.digest != self.task.bundle_digest:
+            raise BundleError(f"bundle {bundle.root} has changed since this run began.", "Run again.")
+        return bundle
 
     @cached_property
     def predictor(self) -> Predictor | None:
@@ -196,21 +206,25 @@ def _write_recording(source: Source, features: Features, marks: Mapping[str, str
     """Write all derivatives of a recording; the record comes last, so that half a result is never taken for one."""
     layout, recording, names = place.layout, source.recording, source.atlas.names
     kind = source.recipe.connectivity.kind
-    about = Subject(recording, source.atlas, source.recipe, place.links, source.quality)
+    about = Context(recording, source.atlas, source.recipe, place.links, source.quality)
     series = layout.derivative(recording, "timeseries", ".tsv")
     coverage = layout.derivative(recording, "coverage", ".tsv")
     matrix = layout.derivative(recording, "relmat", ".tsv", measure_name(kind))
     arrays = layout.derivative(recording, "features", ".safetensors")
 
     write_array(series, names, source.cleaned.values)
-    write_json(series.with_suffix(".json"), sidecars.timeseries_sidecar(about, source.cleaned.regressors))
+    write_json(
+        series.with_suffix(".json"),
+        sidecars.timeseries_sidecar(about, source.cleaned.regressors, source.cleaned.parameters),
+    )
     write_array(coverage, names, source.raw.series.coverage[None])
     write_json(coverage.with_suffix(".json"), sidecars.coverage_sidecar(about))
     write_array(matrix, names, _whole_matrix(source))
     facts = describe(kind)
-    write_json(matrix.with_suffix(".json"), sidecars.relmat_sidecar(about, facts, layout.relative(coverage)))
+    write_json(matrix.with_suffix(".json"), sidecars.relmat_sidecar(about, facts))
     shapes = {name: a.shape[1:] for name, a in features.arrays.items()}
-    record = sidecars.features_record(about, features.key, shapes, write_features(arrays, features))
+    sha256 = write_features(arrays, features)
+    record = sidecars.features_record(about, features.key, shapes, sha256, source.window_onsets)
     written = [p for table in (series, coverage, matrix) for p in (table, table.with_suffix(".json"))]
     record |= {
         "Device": place.task.device,
@@ -247,7 +261,7 @@ def process_session(
             raise DataError("there is no model bundle.")
         _same_repetition_time(good)
         flags = [f for features in good for f in features.quality["flags"]] + [f"run_failed:{f.key}" for f in bad]
-        return predictor.predict(key, good, tuple(dict.fromkeys(flags)), place.task.recipe.digest)
+        return predictor.predict(key, good, tuple(dict.fromkeys(flags)), place.task.recipe)
 
     outcome = guarded(key, "predict", place, step) if good else _summary(key, bad)
     written = guarded(key, "write", place, lambda: _write_prediction(key, runs, outcome, good, place))
@@ -255,7 +269,7 @@ def process_session(
 
 
 def _same_repetition_time(runs: Sequence[Features]) -> None:
-    times = [r.quality["repetition_time"] for r in runs]
+    times = [r.quality["window_repetition_time"] for r in runs]
     if max(times) - min(times) > SAME_TR * min(times):
         found = ", ".join(f"{r.key} {t:g} s" for r, t in zip(runs, times, strict=True))
         raise RepetitionTimeError(
@@ -309,10 +323,11 @@ def _model_facts(place: Workplace) -> dict[str, Any]:
         "Classes": list(bundle.classes),
         "Threshold": bundle.threshold,
         "Calibration": dict(bundle.calibration),
-        "WindowRule": f"{rule.length} frames every {rule.stride}, pooled over runs, mean of calibrated probabilities",
+        "WindowRule": f"{rule.length} frames every {rule.stride}, pooled over runs: mean of logits, then calibrated",
         "EnsembleSize": 1,
         "Seed": task.seed,
         "Device": task.device,
+        "SoftwareVersions": {name: version(name) for name in ("numpy", "scipy", "torch", "transformers", "nilearn")},
     }
 
 
@@ -336,21 +351,26 @@ def process_subject(task: Task, save: Callable[[Mapping[str, Any]], None]) -> di
         prediction), ``outputs``, ``complete``.
     """
     place = Workplace(task)
-    results: dict[str, Features | Failure] = {f.key: f for f in task.failures}
-    for recording in task.recordings:
-        results[recording.key] = process_recording(recording, place)
-        save(_report(place, results, {}, complete=False))
-    sessions = _sessions(task)
-    judged: dict[str, Prediction | Failure] = {}
-    if task.bundle is not None:
-        for key, runs in sessions.items():
-            mine = {k: r for k, r in results.items() if session_key(k) == key or k in {r.key for r in runs}}
-            judged[key] = process_session(key, runs, mine, place)
-    report = _report(place, results, judged, complete=True)
-    rows = report["recordings"]
-    trouble = guarded(f"sub-{task.subject}", "write", place, lambda: write_scans(task, rows, place.layout))
+    rows: dict[str, dict[str, Any]] = {f.key: _row(f.key, f) for f in task.failures}
+    judged: dict[str, dict[str, Any]] = {}
+    for key, runs in _sessions(task).items():
+        # One session at a time: its features are let go before the next one's are made.
+        results: dict[str, Features | Failure] = {f.key: f for f in task.failures if session_key(f.key) == key}
+        for recording in runs:
+            results[recording.key] = process_recording(recording, place)
+            rows[recording.key] = _row(recording.key, results[recording.key])
+            if task.bundle is None:
+                del results[recording.key]
+            save(_report(place, rows, judged, complete=False))
+        if task.bundle is not None:
+            judged[key] = _row(key, process_session(key, runs, results, place))
+            save(_report(place, rows, judged, complete=False))
+    trouble = guarded(
+        f"sub-{task.subject}", "write", place, lambda: write_scans(task, list(rows.values()), place.layout)
+    )
     if isinstance(trouble, Failure):
-        rows.append(_row(trouble.key, trouble))
+        rows[trouble.key] = _row(trouble.key, trouble)
+    report = _report(place, rows, judged, complete=True)
     save(report)
     return report
 
@@ -369,9 +389,11 @@ def record_lost(task: Task, report: Mapping[str, Any], failure: Failure) -> dict
     done = {row["key"]: row for row in report.get("recordings", [])}
     for key in [*(r.key for r in task.recordings), *(f.key for f in task.failures)]:
         done.setdefault(key, _row(key, replace(failure, key=key)))
-    sessions = {}
+    sessions = {row["key"]: row for row in report.get("sessions", [])}
     if task.bundle is not None:
         for key, runs in _sessions(task).items():
+            if key in sessions:
+                continue
             lost = replace(failure, key=key)
             guarded(key, "write", place, lambda k=key, r=runs, f=lost: _write_prediction(k, r, f, [], place))  # type: ignore[misc]
             sessions[key] = _row(key, lost)
@@ -398,17 +420,11 @@ def _sessions(task: Task) -> dict[str, list[Recording]]:
     return sessions
 
 
-def _report(
-    place: Workplace,
-    results: Mapping[str, Features | Failure],
-    judged: Mapping[str, Prediction | Failure],
-    *,
-    complete: bool,
-) -> dict[str, Any]:
+def _report(place: Workplace, rows: Mapping[str, Any], judged: Mapping[str, Any], *, complete: bool) -> dict[str, Any]:
     return {
         "subject": place.task.subject,
-        "recordings": [_row(k, r) for k, r in results.items()],
-        "sessions": [_row(k, r) for k, r in judged.items()],
+        "recordings": list(rows.values()),
+        "sessions": list(judged.values()),
         "outputs": sorted(set(place.outputs)),
         "complete": complete,
     }
@@ -461,7 +477,7 @@ def _write_trace(key: str, root: Path) -> str | None:
 
 def main(arguments: Iterable[str]) -> int:
     """Run the task file given as first argument; the report goes to the second."""
-    _die_with_parent()
+    die_with_parent()
     task_file, report_file = (Path(a) for a in arguments)
     task = Task.from_json(json.loads(task_file.read_text(encoding="utf-8")))
     if task.weights or task.bundle is not None:
@@ -472,7 +488,7 @@ def main(arguments: Iterable[str]) -> int:
     return 0
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux to end this process when the worker that waits for it is gone, so that no orphan goes on writing."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bids_fmmtc.errors import AtlasError, MissingInputError, UsageError, WeightsError
-from bids_fmmtc.modalities import PRETRAINED
+from bids_fmmtc.modalities import check_spec, pretrained
 from bids_fmmtc.modalities.weights import weights_sha256
 from bids_fmmtc.recipe import AtlasSpec, ModalitySpec, Recipe
-from bids_fmmtc.resources import find_resource
+from bids_fmmtc.resources import RESOURCES, find_resource
 from bids_fmmtc.settings import Settings
 from bids_fmmtc.signals.atlas import PUBLISHED_SPACE, read_atlas
 from bids_fmmtc.signals.spaces import place, usable_spaces
@@ -52,6 +52,8 @@ def resolve(settings: Settings) -> Plan:
     recipe = replace(recipe, atlas=_checked_atlas(recipe.atlas, atlas))
     recipe, transform = _resolve_warp(recipe, atlas, settings)
     recipe, weights = _resolve_weights(recipe, bundle, settings)
+    for spec in recipe.modalities:  # raises now what every recording would raise later
+        check_spec(spec, recipe, weights.get(spec.name))
     return Plan(recipe, atlas, atlas_folder, bundle, weights, transform)
 
 
@@ -85,12 +87,14 @@ def _recipe(settings: Settings) -> tuple[Recipe, ModelBundle | None]:
         folder = Path(settings.atlas)
         # A folder of the default atlas's name that happens to be here was not asked for.
         name = read_atlas(folder).name if settings.atlas_given and folder.is_dir() else settings.atlas
-        found = [n for n in PRETRAINED if settings.encoder_weights or find_resource(n, settings.resources)]
+        found = [n for n in pretrained() if settings.encoder_weights or _fetched(n, settings)]
         recipe = Recipe(atlas=AtlasSpec(name))
         recipe = replace(recipe, modalities=(*(ModalitySpec(n) for n in found), *recipe.modalities))
     if settings.on_space_mismatch is not None:
         rule: Any = settings.on_space_mismatch
         recipe = replace(recipe, space=replace(recipe.space, on_mismatch=rule))
+    for spec in recipe.modalities:
+        check_spec(spec, recipe)
     return recipe, bundle
 
 
@@ -132,8 +136,7 @@ def _resolve_warp(recipe: Recipe, atlas: Atlas, settings: Settings) -> tuple[Rec
     space = recipe.space
     if space.on_mismatch != "warp":
         return recipe, None
-    folders = (*settings.resources, *([settings.templateflow_home] if settings.templateflow_home else []))
-    transform = None if space.warp == "packaged" else find_resource("transform", folders)
+    transform = None if space.warp == "packaged" else find_resource("transform", settings.resources)
     if space.warp == "auto":
         chosen: Any = "packaged" if transform is None else "templateflow"
         space = replace(space, warp=chosen)
@@ -147,7 +150,7 @@ def _resolve_weights(recipe: Recipe, bundle: ModelBundle | None, settings: Setti
     weights: dict[str, Path] = {}
     modalities = []
     for spec in recipe.modalities:
-        if spec.name not in PRETRAINED:
+        if spec.name not in pretrained():
             modalities.append(spec)
             continue
         folder = _weights_folder(spec.name, bundle, settings)
@@ -163,7 +166,7 @@ def _resolve_weights(recipe: Recipe, bundle: ModelBundle | None, settings: Setti
 
 
 def _weights_folder(name: str, bundle: ModelBundle | None, settings: Settings) -> Path:
-    given = settings.encoder_weights or find_resource(name, settings.resources)
+    given = settings.encoder_weights or _fetched(name, settings)
     if bundle is not None:
         from bids_fmmtc.learning.bundle import encoder_folder  # noqa: PLC0415
 
@@ -171,6 +174,12 @@ def _weights_folder(name: str, bundle: ModelBundle | None, settings: Settings) -
     if given is None:
         raise MissingInputError(
             f"the recipe asks for {name}, whose weights are not on this machine.",
-            f"Run bids_fmmtc-fetch {name}, or give their folder with --encoder-weights DIR.",
+            (f"Run bids_fmmtc-fetch {name}, or g" if name in RESOURCES else "G")
+            + "ive their folder with --encoder-weights DIR.",
         )
     return (given / name if (given / name).is_dir() else given).absolute()
+
+
+def _fetched(name: str, settings: Settings) -> Path | None:
+    """Return the folder of an encoder that bids_fmmtc-fetch knows and has fetched."""
+    return find_resource(name, settings.resources) if name in RESOURCES else None

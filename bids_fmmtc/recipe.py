@@ -54,7 +54,8 @@ class Denoising:
     Parameters
     ----------
     strategy
-        ``none`` as FMM_TC is published, else the nilearn ``load_confounds_strategy`` of that name.
+        ``none`` as FMM_TC is published, else what nilearn's ``load_confounds_strategy`` of that name regresses; the
+        arguments behind each name are pinned in `signals.denoise.STRATEGIES`.
     global_signal
         nilearn's global signal model, or None to leave it in.
     high_pass, low_pass
@@ -65,6 +66,10 @@ class Denoising:
         Drop the leading frames that fMRIPrep marks as non-steady-state.
     require_confounds
         Refuse a recording without confounds even where none is regressed: its motion cannot be judged.
+    fd_threshold, std_dvars_threshold
+        ``scrubbing`` censors frames whose framewise displacement (mm) or standardised DVARS exceeds these.
+    least_segment
+        ``scrubbing`` also censors segments with fewer frames than this between two censored frames.
     """
 
     strategy: Strategy = "none"
@@ -74,6 +79,9 @@ class Denoising:
     detrend: bool = True
     drop_non_steady_state: bool = True
     require_confounds: bool = True
+    fd_threshold: float = 0.5
+    std_dvars_threshold: float = 1.5
+    least_segment: int = 5
 
     @property
     def bold_desc(self) -> str:
@@ -167,6 +175,9 @@ class Recipe:
                 d.low_pass is None or (d.high_pass or 0) < d.low_pass < math.inf,
                 "denoising.low_pass must exceed high_pass",
             ),
+            (0 < d.fd_threshold < math.inf, "denoising.fd_threshold must be positive"),
+            (0 < d.std_dvars_threshold < math.inf, "denoising.std_dvars_threshold must be positive"),
+            (d.least_segment > 0, "denoising.least_segment must be at least 1"),
             (len(self.modalities) > 0, "modalities must name at least one modality"),
             (len({m.name for m in self.modalities}) == len(self.modalities), "a modality is named twice"),
         ):

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -16,17 +17,25 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bids_fmmtc import __version__
+from bids_fmmtc.console import (
+    COLUMNS,
+    Progress,
+    describe_selection,
+    format_table,
+    outcome_rows,
+    subject_of,
+    subjects,
+)
 from bids_fmmtc.dataset.describe import check_output, prepare_dataset, refuse_inside
 from bids_fmmtc.dataset.discover import Query, find_recordings, read_filter_file
 from bids_fmmtc.dataset.folders import find_derivatives
-from bids_fmmtc.dataset.store import Layout, read_record, write_json, write_table
+from bids_fmmtc.dataset.store import Layout, read_record, remove, write_json, write_table
 from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError, MissingInputError, UsageError
 from bids_fmmtc.plan import Plan, outline, resolve
-from bids_fmmtc.progress import Progress
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.settings import Settings, Task
 from bids_fmmtc.signals.parcellate import read_header
-from bids_fmmtc.signals.spaces import usable_spaces
+from bids_fmmtc.signals.spaces import place, usable_spaces
 from bids_fmmtc.types import Failure, Recording, Selection
 
 if TYPE_CHECKING:
@@ -41,12 +50,16 @@ TORCH_GB = 0.9  # torch, an encoder, one window through it
 # ------------------------------------------------------------------------------------------------------------ discover
 
 
-def discover(settings: Settings, recipe: Recipe, atlas_space: str) -> tuple[Selection, dict[str, Path]]:
-    """Find recordings, and name the input datasets for BIDS URIs."""
+def discover(
+    settings: Settings, recipe: Recipe, atlas_space: str, transform: Path | None = None
+) -> tuple[Selection, dict[str, Path]]:
+    """Find recordings, turn down those in a space the atlas cannot be brought to, and name the input datasets."""
     roots = find_derivatives(settings.bids_dir, settings.derivatives)
-    for folder, what in ((settings.work_dir, "work folder"), (settings.database_dir, "database folder")):
+    written = {"output": settings.output_dir, "work": settings.work_dir, "database": settings.database_dir}
+    for what, folder in written.items():
         if folder is not None:
-            refuse_inside(folder, roots, what)
+            refuse_inside(folder, roots, f"{what} folder")
+            _refuse_among_raw_data(folder, settings.bids_dir, f"{what} folder")
     query = Query(
         participants=settings.participants,
         sessions=settings.sessions,
@@ -55,7 +68,32 @@ def discover(settings: Settings, recipe: Recipe, atlas_space: str) -> tuple[Sele
         bold_desc=recipe.denoising.bold_desc,
         filters=read_filter_file(settings.filter_file) if settings.filter_file else {},
     )
-    return find_recordings(roots, query, settings.database_dir), name_datasets(roots, settings.derivatives)
+    found = find_recordings(roots, query, settings.database_dir)
+    return _placeable(found, recipe, atlas_space, transform), name_datasets(roots, settings.derivatives)
+
+
+def _refuse_among_raw_data(folder: Path, bids_dir: Path, what: str) -> None:
+    """Refuse to write into a raw dataset anywhere but in a folder of its own under ``derivatives``."""
+    if not folder.resolve().is_relative_to(bids_dir.resolve()):
+        return
+    parts = folder.resolve().relative_to(bids_dir.resolve()).parts
+    if len(parts) < 2 or parts[0] != "derivatives":
+        raise UsageError(
+            f"the {what} {folder} lies in the input dataset {bids_dir}.",
+            f"Give another folder, or one in {bids_dir / 'derivatives'}.",
+        )
+
+
+def _placeable(selection: Selection, recipe: Recipe, atlas_space: str, transform: Path | None) -> Selection:
+    """Make recordings whose space has no way to the atlas failures, so that a dry run shows them, too."""
+    good, failures = [], list(selection.failures)
+    for recording in selection.recordings:
+        try:
+            place(recording.space, atlas_space, recipe.space, transform)
+            good.append(recording)
+        except FmmtcError as error:
+            failures.append(Failure(recording.key, "discover", error.kind, error.message, error.hint))
+    return replace(selection, recordings=tuple(good), failures=tuple(failures))
 
 
 def name_datasets(roots: Sequence[Path], given: Sequence[tuple[str | None, Path]]) -> dict[str, Path]:
@@ -71,33 +109,6 @@ def name_datasets(roots: Sequence[Path], given: Sequence[tuple[str | None, Path]
     return names
 
 
-def describe_selection(selection: Selection) -> str:
-    """Return, per participant, which recordings would run, which not, and why."""
-    lines: list[str] = []
-    subjects = list(dict.fromkeys(_subjects(selection)))
-    for subject in subjects:
-        lines.append(f"sub-{subject}")
-        for r in selection.recordings:
-            if r.subject == subject:
-                res = "" if r.resolution is None else f" res-{r.resolution}"
-                tr = "repetition time from header" if r.repetition_time is None else f"{r.repetition_time:g} s"
-                lines.append(f"  run   {r.key}  space-{r.space}{res}  {tr}  {r.bold.name}")
-        lines += [f"  fail  {f.key}  {f.reason}" for f in selection.failures if _subject_of(f.key) == subject]
-        lines += [f"  skip  {s.path.name}  {s.reason}" for s in selection.skipped if s.subject == subject]
-    n, m = len(selection.recordings), len(selection.failures)
-    lines.append(f"{len(subjects)} participants: {n} recordings would run, {m} cannot; nothing was written.")
-    return "\n".join(lines) + "\n"
-
-
-def _subjects(selection: Selection) -> list[str]:
-    found = [r.subject for r in selection.recordings] + [_subject_of(f.key) for f in selection.failures]
-    return sorted(set(found))
-
-
-def _subject_of(key: str) -> str:
-    return key.split("_", 1)[0].removeprefix("sub-")
-
-
 # ------------------------------------------------------------------------------------------------------------ schedule
 
 
@@ -107,11 +118,12 @@ def make_tasks(settings: Settings, plan: Plan, selection: Selection, links: Mapp
         Task(
             subject=subject,
             recordings=tuple(r for r in selection.recordings if r.subject == subject),
-            failures=tuple(f for f in selection.failures if _subject_of(f.key) == subject),
+            failures=tuple(f for f in selection.failures if subject_of(f.key) == subject),
             recipe=plan.recipe,
             output=settings.output_dir,
             atlas=plan.atlas_folder,
             bundle=None if plan.bundle is None else plan.bundle.root.absolute(),
+            bundle_digest=None if plan.bundle is None else plan.bundle.digest,
             weights=plan.weights,
             transform=plan.transform,
             links=links,
@@ -119,32 +131,34 @@ def make_tasks(settings: Settings, plan: Plan, selection: Selection, links: Mapp
             threads=settings.omp_nthreads,
             seed=settings.seed,
         )
-        for subject in _subjects(selection)
+        for subject in subjects(selection)
     ]
 
 
-def memory_gb(recordings: Sequence[Recording], *, torch: bool) -> float:
+def memory_gb(recordings: Sequence[Recording], recipe: Recipe, *, torch: bool) -> float:
     """Estimate what a participant's process needs, from the headers; recordings come one after another."""
     most = 0.0
+    parcels = recipe.atlas.n_parcels or 424
     for recording in recordings:
         try:
             header = read_header(recording.bold)
         except FmmtcError:
             continue  # it will fail with its reason, and cheaply
-        voxels = int(np.prod(header.shape[:3]))
-        # A volume, the labels and a mask on its grid, and a dozen float64 copies of 500 parcels by T frames.
-        most = max(most, 3 * header.volume_bytes + 12 * voxels + 12 * 8 * 500 * header.shape[3])
+        voxels, frames = int(np.prod(header.shape[:3])), header.shape[3]
+        windows = 1 + max(frames - recipe.windows.length, 0) // recipe.windows.stride
+        # A volume, the labels and a mask on its grid; a dozen float64 copies of the series; connectivity of each
+        # window, which is stacked and packed for writing.
+        bulk = 3 * header.volume_bytes + 12 * voxels + 12 * 8 * parcels * frames + 3 * 4 * parcels**2 * windows
+        most = max(most, bulk)
     return BASE_GB + (TORCH_GB if torch else 0) + most / 1e9
 
 
 def work_folder(settings: Settings) -> Path:
-    """Return the folder for task files and logs, one per output folder unless the user names it."""
-    if settings.work_dir is not None:
-        return settings.work_dir
+    """Return the folder for task files and logs: one per user and output folder, so that runs do not mix."""
     import tempfile  # noqa: PLC0415
 
     mark = hashlib.sha256(f"{os.getuid()}:{settings.output_dir.resolve()}".encode()).hexdigest()[:12]
-    return Path(tempfile.gettempdir()) / f"bids_fmmtc-{mark}"
+    return (settings.work_dir or Path(tempfile.gettempdir())) / f"bids_fmmtc-{mark}"
 
 
 def write_job(task: Task, work: Path, *, torch: bool) -> tuple[Job, bool]:
@@ -152,7 +166,7 @@ def write_job(task: Task, work: Path, *, torch: bool) -> tuple[Job, bool]:
     from bids_fmmtc.participant import fingerprint  # noqa: PLC0415
     from bids_fmmtc.workflow import Job, succeeded  # noqa: PLC0415
 
-    job = Job(task.subject, work / f"sub-{task.subject}", memory_gb(task.recordings, torch=torch))
+    job = Job(task.subject, work / f"sub-{task.subject}", memory_gb(task.recordings, task.recipe, torch=torch))
     marks: dict[str, Any] = {}
     for r in task.recordings:
         try:
@@ -168,7 +182,8 @@ def write_job(task: Task, work: Path, *, torch: bool) -> tuple[Job, bool]:
         and all((task.output / name).is_file() for name in report["outputs"])
     )
     if not done:
-        job.report_file.unlink(missing_ok=True)
+        for old in (job.report_file, job.partial_file, job.log_file):
+            remove(old)
         write_json(job.task_file, data)
     return job, done
 
@@ -178,10 +193,12 @@ def _same_but_threads(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -
     return one is not None and {**one, "threads": 0} == {**other, "threads": 0}
 
 
-def plugin_arguments(settings: Settings, n_jobs: int) -> dict[str, Any]:
+def plugin_arguments(settings: Settings) -> dict[str, Any]:
     """Return Nipype's plugin and its arguments: the user's file, else Linear for one process, MultiProc for more."""
     if settings.plugin_file is not None:
         import yaml  # noqa: PLC0415
+
+        from bids_fmmtc.workflow import check_plugin  # noqa: PLC0415
 
         try:
             loaded = yaml.safe_load(settings.plugin_file.read_text(encoding="utf-8"))
@@ -192,11 +209,11 @@ def plugin_arguments(settings: Settings, n_jobs: int) -> dict[str, Any]:
             raise UsageError(f"plugin file {settings.plugin_file} cannot be read: {text}.") from None
         if not isinstance(loaded, dict) or "plugin" not in loaded:
             raise UsageError(f"plugin file {settings.plugin_file} needs a mapping with the key plugin.")
+        check_plugin(str(loaded["plugin"]))
         return {k: v for k, v in loaded.items() if k in ("plugin", "plugin_args")}
-    workers = min(settings.nprocs, n_jobs)
-    if workers <= 1:
+    if settings.nprocs == 1:
         return {"plugin": "Linear"}
-    arguments: dict[str, Any] = {"n_procs": workers * settings.omp_nthreads, "raise_insufficient": False}
+    arguments: dict[str, Any] = {"n_procs": settings.nprocs * settings.omp_nthreads}
     if settings.memory_gb is not None:
         arguments["memory_gb"] = settings.memory_gb
     return {"plugin": "MultiProc", "plugin_args": arguments}
@@ -205,69 +222,27 @@ def plugin_arguments(settings: Settings, n_jobs: int) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------------------------------- collect
 
 
-def collect(jobs: Sequence[Job], tasks: Sequence[Task]) -> list[dict[str, Any]]:
-    """Gather the reports; a participant whose worker was lost, or that was never reached, keeps its rows."""
+def collect(jobs: Sequence[Job], tasks: Sequence[Task], problem: str = "") -> list[dict[str, Any]]:
+    """Gather the reports; a participant whose worker was lost, or that was never reached, keeps its rows.
+
+    Parameters
+    ----------
+    problem
+        Why the scheduler ended early, on one line; empty if it did not.
+    """
     from bids_fmmtc.participant import record_lost  # noqa: PLC0415
 
     reports = []
     for job, task in zip(jobs, tasks, strict=True):
         report = read_record(job.report_file)
         if report is None:
-            started = read_record(job.partial_file)
-            failure = Failure(
-                f"sub-{task.subject}", "process", "not-run", "it was not reached before the run ended.", "Run it again."
-            )
-            if started is not None:
+            text = f"the scheduler ended early: {problem}." if problem else "it was not reached before the run ended."
+            failure = Failure(f"sub-{task.subject}", "process", "not-run", text, "Run the same command again.")
+            if job.log_file.exists() and not problem:
                 failure = replace(failure, kind="killed", message="its worker was lost.")
-            report = record_lost(task, started or {}, failure)
+            report = record_lost(task, read_record(job.partial_file) or {}, failure)
         reports.append(report)
     return reports
-
-
-def outcome_rows(reports: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the outcome table: a row per recording and session of every participant."""
-    rows = []
-    for report in reports:
-        for level in ("recordings", "sessions"):
-            for row in report[level]:
-                ok = row["status"] == "ok"
-                reason = ",".join(row["flags"]) if ok else _reason(row)
-                rows.append(
-                    {
-                        "key": row["key"],
-                        "level": level[:-1],
-                        "status": row["status"],
-                        "windows": row.get("windows"),
-                        "probability": row.get("probability"),
-                        "label": row.get("label"),
-                        "notes": reason,
-                    }
-                )
-    return rows
-
-
-def _reason(row: Mapping[str, Any]) -> str:
-    return Failure(**{name: row[name] for name in Failure.__slots__}).reason
-
-
-COLUMNS = ("key", "level", "status", "windows", "probability", "label", "notes")
-
-
-def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return the outcome table as aligned text."""
-    body = [[_shown(row[c]) for c in COLUMNS] for row in rows]
-    lines = [list(COLUMNS), *body]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS) - 1)]
-    text = [
-        "  ".join([*(c.ljust(w) for c, w in zip(line[:-1], widths, strict=True)), line[-1]]).rstrip() for line in lines
-    ]
-    return "\n".join(text) + "\n"
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 # ---------------------------------------------------------------------------------------------------------------- level
@@ -285,16 +260,20 @@ def run_participant_level(settings: Settings) -> int:
         return _dry_run(settings)
     plan = resolve(settings)
     _check_device(settings)
-    selection, links = discover(settings, plan.recipe, plan.atlas.space)
+    plugin = plugin_arguments(settings)
+    selection, links = discover(settings, plan.recipe, plan.atlas.space, plan.transform)
     layout = Layout(settings.output_dir, plan.atlas.name)
-    check_output(layout.root, plan.recipe, links)
-    prepare_dataset(layout, plan.recipe, plan.atlas, links)
+    model = None if plan.bundle is None else plan.bundle.digest
+    before = check_output(layout.root, plan.recipe, links).get("ModelDigest")
+    prepare_dataset(layout, plan.recipe, plan.atlas, links, model or before)
+    if model and before and model != before:
+        log.warning("%s holds predictions of another model; participants not run now keep theirs.", layout.root)
     if plan.bundle is None:
         log.info("No model bundle was given (--model or $FMMTC_MODEL): features only, no predictions.")
     elif plan.bundle.demo:
         log.warning("DEMO MODEL: its predictions mean nothing.")
     tasks = make_tasks(settings, plan, selection, links)
-    reports = _run(settings, plan, tasks)
+    reports = _run(settings, plan, tasks, plugin)
     return _tell(settings, layout, plan, reports)
 
 
@@ -306,7 +285,7 @@ def _dry_run(settings: Settings) -> int:
     return EXIT_OK
 
 
-def _run(settings: Settings, plan: Plan, tasks: Sequence[Task]) -> list[dict[str, Any]]:
+def _run(settings: Settings, plan: Plan, tasks: Sequence[Task], plugin: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Schedule the participants that are not done yet, and return the reports of all."""
     from bids_fmmtc.workflow import run_jobs  # noqa: PLC0415  (Nipype: 0.5 s)
 
@@ -320,17 +299,19 @@ def _run(settings: Settings, plan: Plan, tasks: Sequence[Task]) -> list[dict[str
             waiting.append(job)
     if len(waiting) < len(jobs):
         log.info("%d of %d participants are done already.", len(jobs) - len(waiting), len(jobs))
+    problem = ""
     if waiting:
-        plugin = plugin_arguments(settings, len(waiting))
         with Progress(waiting):
-            run_jobs(waiting, work / "nipype", plugin, settings.omp_nthreads, stop=settings.stop_on_first_crash)
-    return collect(jobs, tasks)
+            problem = run_jobs(
+                waiting, work / "nipype", plugin, settings.omp_nthreads, stop=settings.stop_on_first_crash
+            )
+    return collect(jobs, tasks, problem)
 
 
 def _tell(settings: Settings, layout: Layout, plan: Plan, reports: Sequence[Mapping[str, Any]]) -> int:
     """Print and store the outcome table; return the exit code."""
     rows = outcome_rows(reports)
-    run = layout.root / "logs" / f"run-{time.strftime('%Y%m%dT%H%M%S')}-{os.getpid()}"
+    run = layout.root / "logs" / f"run-{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(3)}"
     write_table(run / "outcomes.tsv", COLUMNS, rows)
     facts = {"Version": __version__, "Command": settings.command, "RecipeDigest": plan.recipe.digest}
     write_json(run / "run.json", facts)

@@ -16,7 +16,7 @@ class Settings:
     """The command line and the environment, resolved.
 
     ``spaces``, ``model``, ``on_space_mismatch`` and the like are None or empty where the user left them open;
-    ``resources`` are folders that may hold fetched files, ``templateflow_home`` where TemplateFlow keeps its own.
+    ``resources`` are folders that may hold fetched files, TemplateFlow's own among them.
     """
 
     bids_dir: Path
@@ -46,7 +46,6 @@ class Settings:
     seed: int = 0
     verbose: int = 0
     resources: tuple[Path, ...] = ()
-    templateflow_home: Path | None = None
     command: str = ""
 
 
@@ -68,6 +67,8 @@ class Task:
         Folder of the atlas.
     bundle
         Folder of the model bundle; None stops after features.
+    bundle_digest
+        Digest of the bundle that the parent verified; the child refuses one that changed since.
     weights
         Modality name -> folder of its pretrained encoder.
     transform
@@ -85,6 +86,7 @@ class Task:
     output: Path
     atlas: Path
     bundle: Path | None = None
+    bundle_digest: str | None = None
     weights: Mapping[str, Path] = field(default_factory=dict)
     transform: Path | None = None
     links: Mapping[str, Path] = field(default_factory=dict)
@@ -102,6 +104,7 @@ class Task:
             "output": str(self.output),
             "atlas": str(self.atlas),
             "bundle": None if self.bundle is None else str(self.bundle),
+            "bundle_digest": self.bundle_digest,
             "weights": {k: str(v) for k, v in self.weights.items()},
             "transform": None if self.transform is None else str(self.transform),
             "links": {k: str(v) for k, v in self.links.items()},
@@ -121,6 +124,7 @@ class Task:
             output=Path(data["output"]),
             atlas=Path(data["atlas"]),
             bundle=None if data["bundle"] is None else Path(data["bundle"]),
+            bundle_digest=data["bundle_digest"],
             weights={k: Path(v) for k, v in data["weights"].items()},
             transform=None if data["transform"] is None else Path(data["transform"]),
             links={k: Path(v) for k, v in data["links"].items()},

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -262,9 +262,9 @@ class Prediction:
     key
         The session's key (no run: its runs are pooled).
     probability
-        Calibrated P(responder) in 0..1, from the mean over windows.
+        Calibrated P(responder) in 0..1, from the logits pooled over windows.
     per_window
-        (W,) float32 calibrated probability of each window.
+        (W,) float32 probability of each window by the same calibration: their spread, not their mean, has a meaning.
     threshold
         The bundle's decision threshold.
     label
@@ -289,28 +289,3 @@ class Prediction:
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
             raise ValueError(f"a probability lies in 0..1, found {self.probability}")
-
-
-Outcome = Prediction | Failure
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What one child process leaves behind: a row per recording and session, ready for JSON.
-
-    Parameters
-    ----------
-    subject
-        Label without ``sub-``.
-    rows
-        One mapping per recording or session: key, stage reached, status, values.
-    failures
-        Why rows are missing values.
-    outputs
-        Files written, relative to the output folder.
-    """
-
-    subject: str
-    rows: tuple[Mapping[str, Any], ...] = ()
-    failures: tuple[Failure, ...] = ()
-    outputs: tuple[str, ...] = field(default_factory=tuple)

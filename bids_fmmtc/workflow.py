@@ -6,15 +6,18 @@ notices; with work inside the worker itself a kill would break the pool (Nipype 
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import json
 import logging
+import multiprocessing
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +32,11 @@ from nipype.interfaces.base import (
     traits,
 )
 from nipype.pipeline import engine as pe
-from nipype.pipeline.plugins import MultiProcPlugin
+from nipype.pipeline import plugins
 
 from bids_fmmtc.dataset.store import read_record, write_json
-from bids_fmmtc.errors import FmmtcError
-from bids_fmmtc.participant import record_lost
+from bids_fmmtc.errors import FmmtcError, UsageError
+from bids_fmmtc.participant import die_with_parent, record_lost
 from bids_fmmtc.settings import Task
 from bids_fmmtc.types import Failure
 
@@ -72,22 +75,89 @@ class Job:
         return self.folder / "log.txt"
 
 
+class Interrupts:
+    """Turns SIGINT, SIGTERM and SIGHUP into an end of the run, also where Nipype would go on with the next node.
+
+    Nipype's Linear plugin catches everything a node raises, so the signal is remembered: no further child is
+    started, and `raise_again` ends the run once Nipype has returned.
+    """
+
+    caught: int | None = None
+
+    def __enter__(self) -> Interrupts:
+        type(self).caught = None
+        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    @classmethod
+    def _handle(cls, number: int, _: object) -> None:
+        cls.caught = number
+        raise KeyboardInterrupt(number)
+
+    @classmethod
+    def raise_again(cls) -> None:
+        """Raise the interrupt if one was caught.
+
+        Raises
+        ------
+        KeyboardInterrupt
+            With the signal's number.
+        """
+        if cls.caught is not None:
+            raise KeyboardInterrupt(cls.caught)
+
+
 def run_child(job: Job) -> dict[str, Any]:
     """Start the child process of a participant, wait, and return its report; a killed child has one too.
 
-    The report is completed and stored in ``job.report_file`` in any case.
+    The report is completed and stored in ``job.report_file`` in any case. Another run that works on the same
+    participant in the same work folder is waited for.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        The run was interrupted; the participant has no report then and is taken up again by the next run.
     """
-    job.partial_file.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "bids_fmmtc.participant", str(job.task_file), str(job.partial_file)]
-    with job.log_file.open("wb") as out:
-        code = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False).returncode
-    report = read_record(job.partial_file) or {}
-    if not report.get("complete"):
-        task = Task.from_json(json.loads(job.task_file.read_text(encoding="utf-8")))
-        failure = _lost(task.subject, code, job.log_file)
-        report = record_lost(task, report, failure)
-    write_json(job.report_file, report)
+    Interrupts.raise_again()
+    with _alone(job.folder / "lock"):
+        job.partial_file.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "bids_fmmtc.participant", str(job.task_file), str(job.partial_file)]
+        with (
+            job.log_file.open("wb") as out,
+            subprocess.Popen(
+                # A session of its own: Ctrl-C in a terminal reaches us, and we end the child.
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
+            ) as child,
+        ):
+            try:
+                code = child.wait()
+            except KeyboardInterrupt:
+                child.kill()
+                raise
+        Interrupts.raise_again()
+        report = read_record(job.partial_file) or {}
+        if not report.get("complete"):
+            task = Task.from_json(json.loads(job.task_file.read_text(encoding="utf-8")))
+            report = record_lost(task, report, _lost(task.subject, code, job.log_file))
+        write_json(job.report_file, report)
     return report
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold a lock while a block runs; a file system without locks is taken to have one user."""
+    with path.open("wb") as f:
+        with suppress(OSError):
+            fcntl.flock(f, fcntl.LOCK_EX)
+        yield
 
 
 def _lost(subject: str, code: int, log_file: Path) -> Failure:
@@ -124,6 +194,8 @@ class ProcessSubject(SimpleInterface):  # type: ignore[misc]
     output_spec = _SubjectOutput
 
     def _run_interface(self, runtime: Any) -> Any:
+        if multiprocessing.parent_process() is not None:
+            _become_worker()
         job = Job(self.inputs.subject, Path(self.inputs.folder), 0)
         report = run_child(job)
         if self.inputs.stop and not succeeded(report):
@@ -136,12 +208,18 @@ class _PoolLostError(BaseException):
     """The pool lost a worker. Not an `Exception`, since Nipype catches those and goes on waiting."""
 
 
-class SurePool(MultiProcPlugin):  # type: ignore[misc]
+class SurePool(plugins.MultiProcPlugin):  # type: ignore[misc]
     """Nipype's MultiProc, which waits for ever when a worker is killed (nipype#2548); this one says so and ends."""
 
     def __init__(self, plugin_args: Mapping[str, Any] | None = None) -> None:
-        super().__init__(plugin_args=dict(plugin_args or {}))
+        # A node that asks for more than there is runs alone rather than not at all.
+        super().__init__(plugin_args={"raise_insufficient": False, **(plugin_args or {})})
         self._lost = False
+
+    def end(self) -> None:
+        """Kill the workers; the children they wait for die with them."""
+        for worker in list((self.pool._processes or {}).values()):
+            worker.kill()
 
     def _async_callback(self, args: Future[Any]) -> None:
         try:
@@ -154,6 +232,14 @@ class SurePool(MultiProcPlugin):  # type: ignore[misc]
         if result is None and self._lost:
             raise _PoolLostError
         return result
+
+
+def _become_worker() -> None:
+    """Set up a process of the pool: it ends with the main process, on a plain SIGTERM, and leaves Ctrl-C to that."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
 
 
 def succeeded(report: Mapping[str, Any]) -> bool:
@@ -173,7 +259,7 @@ def build_workflow(jobs: Sequence[Job], base: Path, threads: int, *, stop: bool)
     return workflow
 
 
-def run_jobs(jobs: Sequence[Job], base: Path, plugin: Mapping[str, Any], threads: int, *, stop: bool) -> None:
+def run_jobs(jobs: Sequence[Job], base: Path, plugin: Mapping[str, Any], threads: int, *, stop: bool) -> str:
     """Run the graph; whatever happens to workers, returns, and leaves reports of the jobs that ended.
 
     Parameters
@@ -188,13 +274,42 @@ def run_jobs(jobs: Sequence[Job], base: Path, plugin: Mapping[str, Any], threads
         Processors each job occupies.
     stop
         Start no further participant once one has failed.
+
+    Returns
+    -------
+    str
+        Why the scheduler ended before its time, on one line; empty if it did not.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        The run was interrupted by a signal, whose number it carries.
     """
     _configure(base, stop=stop)
-    for _ in range(POOLS):
-        waiting = [job for job in jobs if not job.report_file.exists()]
-        if not waiting or not _run_once(waiting, base, plugin, threads, stop=stop):
-            return
-        log.warning("A worker was killed; starting another pool for the participants that are not done.")
+    problem = ""
+    with Interrupts():
+        for _ in range(POOLS):
+            waiting = [job for job in jobs if not job.report_file.exists()]
+            if not waiting:
+                return ""
+            lost, problem = _run_once(waiting, base, plugin, threads, stop=stop)
+            if not lost:
+                break
+            log.warning("A worker was killed; starting another pool for the participants that are not done.")
+    return problem
+
+
+def check_plugin(name: str) -> None:
+    """Refuse a plugin that Nipype does not have.
+
+    Raises
+    ------
+    UsageError
+        Names those it has.
+    """
+    known = sorted(n.removesuffix("Plugin") for n in dir(plugins) if n.endswith("Plugin"))
+    if name not in known:
+        raise UsageError(f"Nipype has no plugin {name!r}; it has {', '.join(known)}.", "Correct the plugin file.")
 
 
 def _configure(base: Path, *, stop: bool) -> None:
@@ -217,8 +332,10 @@ def _configure(base: Path, *, stop: bool) -> None:
     nipype_logging.update_logging(nipype_config)
 
 
-def _run_once(jobs: Sequence[Job], base: Path, plugin: Mapping[str, Any], threads: int, *, stop: bool) -> bool:
-    """Run the graph once; tell whether the pool was lost on the way."""
+def _run_once(
+    jobs: Sequence[Job], base: Path, plugin: Mapping[str, Any], threads: int, *, stop: bool
+) -> tuple[bool, str]:
+    """Run the graph once; tell whether the pool was lost on the way, and what else went wrong."""
     workflow = build_workflow(jobs, base, threads, stop=stop)
     chosen: Any = plugin["plugin"]
     arguments = dict(plugin.get("plugin_args") or {})
@@ -229,11 +346,16 @@ def _run_once(jobs: Sequence[Job], base: Path, plugin: Mapping[str, Any], thread
     gc.freeze()
     try:
         workflow.run(plugin=chosen, plugin_args=arguments)
+        Interrupts.raise_again()
     except _PoolLostError:
-        return True
+        return True, ""
+    except KeyboardInterrupt:
+        if isinstance(chosen, SurePool):
+            chosen.end()
+        raise
     except Exception as error:
-        # The stop that was asked for, mostly. Jobs without a report get their row from the caller.
-        log.debug("workflow ended early: %s", error)
+        Interrupts.raise_again()
+        return False, "" if stop else " ".join(f"{type(error).__name__}: {error}".split())
     finally:
         gc.unfreeze()
-    return False
+    return False, ""

@@ -1,4 +1,8 @@
-"""Shared fixtures: the demo's atlas and bundle, made once a session, and the program as a real child process."""
+"""Shared fixtures: the demo's atlas and bundle, made once a session, and the program as a real child process.
+
+With ``FMMTC_FORBID_SKIPS`` set, a skipped test fails: where everything it needs should be there, as in CI, a skip
+is a check that was silently lost.
+"""
 
 import os
 import socket
@@ -9,6 +13,27 @@ from pathlib import Path
 import pytest
 
 _OWN = ("FMMTC_", "TEMPLATEFLOW_", "XDG_", "HF_")
+_FORBID_SKIPS = "FMMTC_FORBID_SKIPS"
+
+
+def _forbidding(report):
+    if os.environ.get(_FORBID_SKIPS) and report.skipped and not hasattr(report, "wasxfail"):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"{report.nodeid} was skipped, which ${_FORBID_SKIPS} forbids. {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Report a skipped test as failed where skips are forbidden."""
+    return _forbidding((yield))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report():
+    """Report a module that skips itself as failed where skips are forbidden."""
+    return _forbidding((yield))
 
 
 @pytest.fixture(scope="session")

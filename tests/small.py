@@ -71,6 +71,25 @@ def prefix(root: Path, label: str) -> Path:
     return root / "fmriprep" / f"sub-{label}" / "func" / f"sub-{label}_task-rest"
 
 
+def work(root: Path, output: str = "out") -> Path:
+    """Return the folder of task files below ``--work-dir``."""
+    (found,) = (root / f"work-{output}").glob("bids_fmmtc-*")
+    return found
+
+
+def processes(*words: str) -> list[int]:
+    """Return the processes whose command line holds all of these words."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            line = (entry / "cmdline").read_bytes().decode(errors="replace") if entry.name.isdigit() else ""
+        except OSError:
+            continue
+        if line and all(word in line for word in words) and int(entry.name) != os.getpid():
+            found.append(int(entry.name))
+    return found
+
+
 def bold(root: Path, label: str) -> Path:
     """Return the path of a participant's image."""
     return Path(f"{prefix(root, label)}_space-{demo.SPACE}_desc-preproc_bold.nii.gz")

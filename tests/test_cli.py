@@ -22,14 +22,17 @@ def parse(*words, **environ):
     [
         ([], "participants", ()),
         (["--participant-label", "01"], "participants", ("01",)),
-        (["--participant-label", "sub-01", "02"], "participants", ("sub-01", "02")),
+        (["--participant-label", "sub-01", "02"], "participants", ("01", "02")),
         (["--participant-label", "01,02", "03"], "participants", ("01", "02", "03")),
         (["--participant-label", "01", "--participant-label", "02"], "participants", ("01", "02")),
-        (["--session-label", "a", "ses-b"], "sessions", ("a", "ses-b")),
+        (["--session-label", "a", "ses-b"], "sessions", ("a", "b")),
         ([], "tasks", ("rest",)),
         (["--task-id", "nback"], "tasks", ("nback",)),
         (["--task-label", "rest", "nback"], "tasks", ("rest", "nback")),
+        (["--task-id", "task-rest"], "tasks", ("rest",)),
+        ([], "spaces", ()),
         (["--space", "A", "B"], "spaces", ("A", "B")),
+        (["--space", "space-A,B", "--space", "C"], "spaces", ("A", "B", "C")),
         (["--bids-filter-file", "f.json"], "filter_file", Path("f.json")),
         (["--bids-database-dir", "db"], "database_dir", Path("db")),
         (["--derivatives", "fp=/d", "/e"], "derivatives", (("fp", Path("/d")), (None, Path("/e")))),
@@ -76,11 +79,12 @@ def test_places_become_absolute_and_keep_links(tmp_path, monkeypatch):
     assert settings.output_dir == Path.home() / "out"
 
 
-@pytest.mark.parametrize("content", ["01 sub-02\n03", "01,sub-02,03\n", "01\r\nsub-02\r\n\r\n03\r\n"])
+@pytest.mark.parametrize("content", ["01 sub-02\n03", "01,sub-02,03\n", "01\r\nsub-02\r\n\r\n03\r\n",
+                                     "# who\n01\n  #, sub-9\nsub-02, 03\n#04"])  # fmt: skip
 def test_labels_are_read_from_a_file(tmp_path, content):
     path = tmp_path / "labels.txt"
     path.write_bytes(content.encode())
-    assert parse("--participant-label", "00", f"@{path}").participants == ("00", "01", "sub-02", "03")
+    assert parse("--participant-label", "00", f"@{path}").participants == ("00", "01", "02", "03")
 
 
 def test_a_label_file_that_cannot_be_read_is_named(tmp_path):
@@ -91,7 +95,24 @@ def test_a_label_file_that_cannot_be_read_is_named(tmp_path):
         parse("--participant-label", f"@{tmp_path}/latin")
 
 
-@pytest.mark.parametrize("option", ["--participant-label", "--session-label", "--task-id"])
+def test_a_file_of_comments_holds_no_label(tmp_path):
+    (tmp_path / "labels").write_text("# 01\n")
+    with pytest.raises(UsageError, match="--participant-label holds no label"):
+        parse("--participant-label", f"@{tmp_path}/labels")
+
+
+@pytest.mark.parametrize(
+    ("option", "prefix"),
+    [("--participant-label", "sub-"), ("--session-label", "ses-"), ("--task-id", "task-"), ("--space", "space-")],
+)
+def test_a_prefix_alone_is_no_label(option, prefix):
+    """``--participant-label sub-$LABEL`` with the variable unset."""
+    for words in ([prefix], ["01", prefix], [f"01,{prefix}"]):
+        with pytest.raises(UsageError, match=f"{option} {prefix} has no label after {prefix}"):
+            parse(option, *words)
+
+
+@pytest.mark.parametrize("option", ["--participant-label", "--session-label", "--task-id", "--space"])
 @pytest.mark.parametrize("word", ["", " ", ","])
 def test_an_empty_label_is_not_everybody(option, word):
     """``--participant-label "$LABEL"`` with the variable unset."""
@@ -107,7 +128,6 @@ def test_a_derivative_needs_its_name():
 def test_the_environment_names_model_and_places(tmp_path):
     settings = parse(FMMTC_MODEL="/m", TEMPLATEFLOW_HOME="/tf", FMMTC_RESOURCES="/r", HOME="/h")
     assert settings.model == Path("/m")
-    assert settings.templateflow_home == Path("/tf")
     assert settings.resources == (Path("/r"), Path("/h/.cache/bids_fmmtc"), Path("/tf"))
     assert parse("--model", "/own", FMMTC_MODEL="/m").model == Path("/own")
     assert parse(FMMTC_MODEL="", TEMPLATEFLOW_HOME="").model is None
@@ -194,6 +214,7 @@ def test_a_run_is_told_to_stay_offline_and_how_many_threads_to_use(level):
     assert cli.main([*BASE, "--omp-nthreads", "2"]) == 3
     assert os.environ["HF_HUB_OFFLINE"] == os.environ["TRANSFORMERS_OFFLINE"] == os.environ["NIPYPE_NO_ET"] == "1"
     assert os.environ["TEMPLATEFLOW_AUTOUPDATE"] == "off"
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert os.environ["OMP_NUM_THREADS"] == os.environ["MKL_NUM_THREADS"] == "2"
 
 

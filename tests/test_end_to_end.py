@@ -7,10 +7,13 @@ import os
 import shutil
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from small import (
     SHARED,
     bold,
@@ -19,6 +22,7 @@ from small import (
     mask,
     move_affine,
     prefix,
+    processes,
     run,
     scans,
     start,
@@ -29,6 +33,7 @@ from small import (
 from bids_fmmtc import demo
 from bids_fmmtc.dataset.store import read_features, read_table
 from bids_fmmtc.demo import Person
+from bids_fmmtc.learning.bundle import load_bundle
 from bids_fmmtc.learning.head import build_head
 from bids_fmmtc.learning.save import save_bundle
 from bids_fmmtc.modalities.weights import weights_sha256
@@ -60,8 +65,6 @@ def weights(tmp_path_factory):
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory, weights):
     """An untrained FMM_TC for A424 that only references its encoder, as a real one must."""
-    import torch
-
     torch.manual_seed(0)
     atlas = read_atlas(A424)
     recipe = Recipe(
@@ -208,23 +211,29 @@ def cohort(inputs, tmp_path):
     return root
 
 
-def kill_child_of(label: str, work: Path) -> None:
-    """Send SIGKILL to the child process of a participant as soon as it is there."""
-    marker = str(work / f"sub-{label}" / "task.json").encode()
+def wait_for_child_of(label: str, root: Path) -> int:
+    """Return the number of a participant's child process as soon as it is there."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        for entry in Path("/proc").iterdir():
-            if not entry.name.isdigit():
-                continue
-            try:
-                words = (entry / "cmdline").read_bytes().split(b"\0")
-            except OSError:
-                continue
-            if b"bids_fmmtc.participant" in words and marker in words:
-                os.kill(int(entry.name), signal.SIGKILL)
-                return
+        found = processes("bids_fmmtc.participant", str(root), f"/sub-{label}/task.json")
+        if found:
+            return found[0]
         time.sleep(0.005)
     raise AssertionError(f"no process for sub-{label} appeared")
+
+
+def kill_child_of(label: str, root: Path) -> None:
+    os.kill(wait_for_child_of(label, root), signal.SIGKILL)
+
+
+def nothing_runs(root: Path) -> bool:
+    """Wait for all processes of a cohort to be gone."""
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        if not processes("bids_fmmtc", str(root)):
+            return True
+        time.sleep(0.1)
+    return False
 
 
 @pytest.mark.slow
@@ -236,7 +245,7 @@ def test_four_broken_participants_cost_nobody_else(cohort, nprocs):
     move_affine(mask(cohort, "02"), 90)
     Path(f"{prefix(cohort, '03')}_desc-confounds_timeseries.tsv").unlink()
     process = start(command(cohort, "--nprocs", str(nprocs)))
-    kill_child_of("04", cohort / "work-out")
+    kill_child_of("04", cohort)
     stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 1, stderr
 
@@ -263,17 +272,8 @@ def test_four_broken_participants_cost_nobody_else(cohort, nprocs):
 @pytest.mark.slow
 def test_a_killed_worker_of_the_pool_costs_nobody(cohort):
     process = start(command(cohort, "--nprocs", "2"))
-    # The worker is the parent of the participant's process.
-    marker, deadline, worker = str(cohort / "work-out" / "sub-02" / "task.json").encode(), time.monotonic() + 60, None
-    while worker is None and time.monotonic() < deadline:
-        for entry in Path("/proc").iterdir():
-            try:
-                if entry.name.isdigit() and marker in (entry / "cmdline").read_bytes().split(b"\0"):
-                    worker = int((entry / "stat").read_text().rsplit(")", 1)[1].split()[1])
-            except OSError:
-                continue
-        time.sleep(0.005)
-    assert worker is not None
+    child = wait_for_child_of("02", cohort)
+    worker = int(Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[1])
     assert worker != process.pid
     os.kill(worker, signal.SIGKILL)
     stdout, stderr = process.communicate(timeout=120)
@@ -282,6 +282,82 @@ def test_a_killed_worker_of_the_pool_costs_nobody(cohort):
     rows = [line for line in stdout.splitlines() if line.startswith("sub-")]
     assert len(rows) == 6
     assert all(" ok " in line for line in rows)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nprocs", [1, 2])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_leaves_no_process_and_can_be_taken_up(cohort, nprocs, number):
+    process = start(command(cohort, "--nprocs", str(nprocs)))
+    wait_for_child_of("02", cohort)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
+    assert "Traceback" not in stderr
+    assert nothing_runs(cohort)
+    if number != signal.SIGKILL:
+        assert not (cohort / "out" / "sub-06").exists()
+    assert run(command(cohort)).returncode == 0
+
+
+def test_two_runs_that_share_a_work_folder_do_not_mix(cohort):
+    recipe = json.loads((cohort / "recipe.json").read_text())
+    recipe["windows"]["stride"] = 40
+    (cohort / "other.json").write_text(json.dumps(recipe))
+    shared = ["-w", str(cohort / "work"), "--participant-label", "01", "02"]
+    one = start([*command(cohort), *shared])
+    two = start([*command(cohort, output="out2"), *shared, "--recipe", str(cohort / "other.json")])
+    assert (one.wait(timeout=120), two.wait(timeout=120)) == (0, 0)
+    for output, windows in (("out", 3), ("out2", 5)):
+        for label in ("01", "02"):
+            (record,) = (cohort / output / f"sub-{label}" / "func").glob("*_features.json")
+            assert len(read_features(record).windows) == windows
+
+
+def test_two_runs_of_the_same_participants_end_well(cohort):
+    words = command(cohort, "--participant-label", "01", "02")
+    runs = [start(words) for _ in range(2)]
+    assert [r.wait(timeout=120) for r in runs] == [0, 0]
+    assert [scans(cohort, label)[0]["fmmtc_status"] for label in ("01", "02")] == ["ok", "ok"]
+
+
+def test_a_failure_takes_the_results_of_before_with_it(cohort):
+    words = command(cohort, "--participant-label", "01")
+    assert run(words).returncode == 0
+    bold(cohort, "01").write_bytes(b"")
+    assert run(words).returncode == 1
+    left = [p.name for p in (cohort / "out" / "sub-01" / "func").iterdir()]
+    assert left == [scans(cohort, "01")[0]["filename"].removeprefix("func/")]
+    bold(cohort, "01").unlink()
+    assert run(words).returncode in (1, 18)
+    assert validate(cohort / "out")[0] == 0
+
+
+def test_a_changed_repetition_time_is_a_changed_input(cohort):
+    words = command(cohort, "--participant-label", "01")
+    assert run(words).returncode == 0
+    sidecar = bold(cohort, "01").with_name(bold(cohort, "01").name.replace(".nii.gz", ".json"))
+    sidecar.write_text(json.dumps({"RepetitionTime": 3.0}))
+    assert run(words).returncode == 0
+    (row,) = scans(cohort, "01")
+    assert row["fmmtc_repetition_time"] == "3"
+    assert "repetition_time_disagrees" in row["fmmtc_flags"]
+
+
+def test_foreign_files_and_other_inputs_are_left_alone(cohort):
+    (cohort / "out").mkdir()
+    (cohort / "out" / "README.md").write_text("mine")
+    done = run(command(cohort, "--participant-label", "01"))
+    assert done.returncode == 73
+    assert (cohort / "out" / "README.md").read_text() == "mine"
+    (cohort / "out" / "README.md").unlink()
+    assert run(command(cohort, "--participant-label", "01")).returncode == 0
+    (cohort / "b").mkdir()
+    shutil.copytree(cohort / "fmriprep", cohort / "b" / "fmriprep")
+    words = command(cohort, "--participant-label", "02")
+    done = run([str(cohort / "b" / "fmriprep"), *words[1:]])
+    assert done.returncode == 73
+    assert "another dataset called fmriprep" in done.stderr
 
 
 def test_a_second_run_does_nothing_and_a_missing_file_is_made_again(cohort):
@@ -343,14 +419,16 @@ def test_stop_on_first_crash_leaves_rows_for_those_not_reached(cohort):
     assert scans(cohort, "06")[0]["fmmtc_status"] == "ok", again.stderr
 
 
-def test_a_plugin_file_and_a_terminal_bar(cohort):
+def test_a_plugin_file(cohort):
     (cohort / "plugin.yml").write_text("plugin: MultiProc\nplugin_args: {n_procs: 2, memory_gb: 4}\n")
     words = command(cohort, "--participant-label", "01", "02", "--nipype-plugin-file", str(cohort / "plugin.yml"))
     done = run(words)
     assert done.returncode == 0, done.stderr
-    (cohort / "bad.yml").write_text("just a string")
-    done = run(command(cohort, "--nipype-plugin-file", str(cohort / "bad.yml"), output="other"))
-    assert done.returncode == 64
+    for text in ("just a string", "plugin: Nonsense"):
+        (cohort / "bad.yml").write_text(text)
+        done = run(command(cohort, "--nipype-plugin-file", str(cohort / "bad.yml"), output="other"))
+        assert done.returncode == 64
+        assert not (cohort / "other").exists()
 
 
 # ------------------------------------------------------------------------------------------ sessions, runs and a model
@@ -423,7 +501,7 @@ def test_a_killed_participant_has_a_prediction_row(model, tmp_path):
     root = tmp_path / "m"
     shutil.copytree(model, root)
     process = start(command(root, "--model", str(root / "model")))
-    kill_child_of("02", root / "work-out")
+    kill_child_of("02", root)
     process.communicate(timeout=300)
     assert process.returncode == 1
     (row,) = read_table(root / "out" / "sub-02" / "func" / "sub-02_task-rest_desc-fmmtc_prediction.tsv")
@@ -432,3 +510,71 @@ def test_a_killed_participant_has_a_prediction_row(model, tmp_path):
     (row,) = read_table(root / "out" / "sub-01" / "func" / "sub-01_task-rest_desc-fmmtc_prediction.tsv")
     assert row["fmmtc_probability"] != "n/a"
     assert validate(root / "out")[0] == 0
+
+
+def variant(source: Path, target: Path, **changes) -> None:
+    """Save a bundle again with another card or recipe, its weights unchanged."""
+    old = load_bundle(source)
+    card = changes.get("card", dict(old.card))
+    save_bundle(
+        target,
+        recipe=changes.get("recipe", old.recipe),
+        shapes=old.shapes,
+        head_spec=old.head,
+        head=changes.get("head", load_file(source / "head.safetensors")),
+        calibration=old.calibration,
+        card=card,
+        encoders={"brainlm": source / "encoders" / "brainlm"},
+        include_encoders=True,
+    )
+
+
+@pytest.mark.slow
+def test_a_target_repetition_time_lets_runs_be_pooled(model, tmp_path):
+    root = tmp_path / "m"
+    shutil.copytree(model, root)
+    sidecar = next((root / "fmriprep" / "sub-01" / "func").glob("*run-2*bold.json"))
+    sidecar.write_text(json.dumps({"RepetitionTime": 3.0}))
+    recipe = replace(load_bundle(root / "model").recipe, target_repetition_time=2.0)
+    variant(root / "model", root / "resampling", recipe=recipe)
+    done = run(command(root, "--model", str(root / "resampling"), "--participant-label", "01"))
+    assert done.returncode == 0, done.stdout
+    (row,) = read_table(root / "out" / "sub-01" / "func" / "sub-01_task-rest_desc-fmmtc_prediction.tsv")
+    assert row["fmmtc_n_windows"] == "7"  # 260 frames of 2 s, and of 3 s made 390 of 2 s
+    record = json.loads(next((root / "out" / "sub-01" / "func").glob("*run-2*_features.json")).read_text())
+    assert record["Resampled"] is True
+    assert record["WindowRepetitionTime"] == 2.0
+
+
+@pytest.mark.slow
+def test_another_bundle_in_the_same_place_predicts_anew(model, tmp_path):
+    root = tmp_path / "m"
+    shutil.copytree(model, root)
+    words = command(root, "--model", str(root / "model"), "--participant-label", "02")
+    assert run(words).returncode == 0
+    sidecar = root / "out" / "sub-02" / "func" / "sub-02_task-rest_desc-fmmtc_prediction.json"
+    before = json.loads(sidecar.read_text())
+    arrays = next(sidecar.parent.glob("*_features.safetensors"))
+    stamp = arrays.stat().st_mtime_ns
+    head = load_file(root / "model" / "head.safetensors")
+    (last,) = [name for name in head if name.endswith("bias") and head[name].shape == (2,)]
+    variant(root / "model", root / "next", head={**head, last: head[last] + torch.tensor([0.0, 1.0])})
+    shutil.rmtree(root / "model")
+    (root / "next").rename(root / "model")
+    done = run(words)
+    assert done.returncode == 0, done.stderr
+    assert "another model" in done.stderr
+    after = json.loads(sidecar.read_text())
+    assert after["BundleDigest"] != before["BundleDigest"]
+    assert after["PerWindow"] != before["PerWindow"]
+    assert arrays.stat().st_mtime_ns == stamp  # a new head never reads the image again
+
+
+@pytest.mark.slow
+def test_a_bundle_run_under_another_space_rule_says_so(model, tmp_path):
+    root = tmp_path / "m"
+    shutil.copytree(model, root)
+    words = command(root, "--model", str(root / "model"), "--participant-label", "02")
+    done = run([*words, "--on-space-mismatch", "fail"])
+    assert done.returncode == 0, done.stderr
+    assert "recipe_differs" in done.stdout

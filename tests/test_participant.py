@@ -106,11 +106,15 @@ def test_features_of_equal_digest_are_reused_and_others_are_not(task, monkeypatc
 
 def test_fingerprint_follows_content(task, tmp_path):
     before = fingerprint(task.recordings[0])
-    assert set(before) == {"bold", "mask", "confounds"}
+    assert set(before) == {"bold", "mask", "confounds", "repetition_time"}
+    assert fingerprint(replace(task.recordings[0], repetition_time=3.0)) != before
     copy = tmp_path / "copy.tsv"
     copy.write_bytes(task.recordings[0].confounds.read_bytes())
     moved = replace(task.recordings[0], confounds=copy)
     assert fingerprint(moved) == before
+    copy.with_suffix(".json").write_text("{}")
+    assert "confounds_sidecar" in fingerprint(moved)
+    copy.with_suffix(".json").unlink()
     copy.write_bytes(copy.read_bytes().replace(b"1", b"2", 1))
     assert fingerprint(moved) != before
 
@@ -207,7 +211,7 @@ def test_features_written_are_features_read(task):
 
 def test_runs_of_one_session_must_agree_in_repetition_time():
     def features(key, tr):
-        return Features(key, np.array([[0, 2]], np.int32), {}, {"repetition_time": tr}, "d")
+        return Features(key, np.array([[0, 2]], np.int32), {}, {"window_repetition_time": tr}, "d")
 
     participant._same_repetition_time([features("a", 2.0), features("b", 2.01)])
     with pytest.raises(RepetitionTimeError, match=r"a 2 s, b 2\.5 s"):

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from bids_fmmtc.errors import AtlasError, BundleError, MissingInputError, UsageError, WeightsError
+from bids_fmmtc.demo import _ENCODER
+from bids_fmmtc.errors import AtlasError, BundleError, MissingInputError, RecipeError, UsageError, WeightsError
+from bids_fmmtc.modalities import TABLE, Entry
 from bids_fmmtc.plan import outline, resolve
-from bids_fmmtc.recipe import AtlasSpec, ModalitySpec, Recipe, SpaceSpec
+from bids_fmmtc.recipe import AtlasSpec, ModalitySpec, Recipe, SpaceSpec, Windows
 from bids_fmmtc.resources import TRANSFORM_FILE
 from bids_fmmtc.settings import Settings
 from bids_fmmtc.signals.atlas import read_atlas
@@ -39,7 +41,7 @@ def store(tmp_path, recipe):
 
 def encoder(folder, content=b"weights"):
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text("{}")
+    (folder / "config.json").write_text(json.dumps(_ENCODER))
     (folder / "model.safetensors").write_bytes(content)
     return folder
 
@@ -108,6 +110,53 @@ def test_the_rule_for_other_spaces_can_be_overridden(given_atlas, demo_bundle):
     assert resolve(replace(given_atlas, model=demo_bundle, on_space_mismatch="fail")).recipe.space.on_mismatch == "fail"
 
 
+# modalities
+
+
+@pytest.mark.parametrize(
+    ("modality", "words"),
+    [
+        (ModalitySpec("telepathy"), "no modality 'telepathy'"),
+        (ModalitySpec("fc", options={"kind": "gram"}), "fc has no option kind"),
+        (ModalitySpec("brainlm", options={"mask_ratio": 0.2}), "brainlm has no option mask_ratio"),
+        (ModalitySpec("brainlm", options={"token_order": {"kind": "random"}}), "'random' is none of"),
+    ],
+)
+def test_a_modality_that_no_recording_could_have_stops_the_run(given_atlas, tmp_path, modality, words):
+    own = store(tmp_path, Recipe(atlas=AtlasSpec("Demo"), modalities=(modality,)))
+    for decide in (resolve, outline):
+        with pytest.raises(RecipeError, match=words) as caught:
+            decide(replace(given_atlas, recipe_file=own))
+        assert caught.value.exit_code == 65
+
+
+def test_windows_and_token_order_that_the_checkpoint_cannot_take_stop_the_run(given_atlas, tmp_path):
+    folder = encoder(tmp_path / "w")
+    order = {"token_order": {"kind": "permutation", "permutation": [1, 0]}}
+    for recipe, words in (
+        (Recipe(windows=Windows(210), modalities=(ModalitySpec("brainlm"),)), "windows.length is 210.*multiple of 20"),
+        (Recipe(modalities=(ModalitySpec("brainlm", options=order),)), "has 2 entries, expected 480"),
+    ):
+        own = store(tmp_path, replace(recipe, atlas=AtlasSpec("Demo")))
+        with pytest.raises(RecipeError, match=words):
+            resolve(replace(given_atlas, recipe_file=own, encoder_weights=folder))
+    (folder / "config.json").write_text("{}")
+    own = store(tmp_path, Recipe(atlas=AtlasSpec("Demo"), modalities=(ModalitySpec("brainlm"),)))
+    with pytest.raises(WeightsError, match="not a BrainLM config"):
+        resolve(replace(given_atlas, recipe_file=own, encoder_weights=folder))
+
+
+def test_a_new_encoder_needs_its_line_in_the_table_only(given_atlas, tmp_path, monkeypatch):
+    monkeypatch.setitem(TABLE, "toy", Entry("nowhere:Toy", pretrained=True))
+    folder = encoder(tmp_path / "toy")
+    assert [m.name for m in resolve(given_atlas).recipe.modalities] == ["fc"]
+    own = store(tmp_path, Recipe(atlas=AtlasSpec("Demo"), modalities=(ModalitySpec("toy"),)))
+    settings = replace(given_atlas, recipe_file=own)
+    with pytest.raises(MissingInputError, match=r"asks for toy, .* Give their folder with --encoder-weights"):
+        resolve(settings)
+    assert resolve(replace(settings, encoder_weights=tmp_path)).weights == {"toy": folder}
+
+
 # atlas
 
 
@@ -152,12 +201,12 @@ def test_the_recipe_says_whose_transform_was_used(given_atlas, atlas_in_6asym, t
     home = tmp_path / "tf" / "tpl-MNI152NLin2009cAsym"
     home.mkdir(parents=True)
     (home / TRANSFORM_FILE).touch()
-    assert resolve(replace(settings, templateflow_home=home.parent)).recipe.space.warp == "packaged"  # a placeholder
+    assert resolve(replace(settings, resources=(home.parent,))).recipe.space.warp == "packaged"  # a placeholder
     (home / TRANSFORM_FILE).write_bytes(b"x")
-    plan = resolve(replace(settings, templateflow_home=home.parent))
+    plan = resolve(replace(settings, resources=(home.parent,)))
     assert (plan.recipe.space.warp, plan.transform) == ("templateflow", home / TRANSFORM_FILE)
     own = store(tmp_path, Recipe(atlas=AtlasSpec("Demo"), space=SpaceSpec(warp="packaged")))
-    assert resolve(replace(settings, templateflow_home=home.parent, recipe_file=own)).transform is None
+    assert resolve(replace(settings, resources=(home.parent,), recipe_file=own)).transform is None
 
 
 def test_a_transform_the_recipe_asks_for_must_be_there(given_atlas, atlas_in_6asym, tmp_path):

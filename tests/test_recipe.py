@@ -35,7 +35,7 @@ FULL = Recipe(
     most_lost=0.1,
     modalities=(ModalitySpec("brainlm", SHA, {"token_order": "published", "deep": {"a": [1, 2]}}), ModalitySpec("fc")),
 )
-FULL_DIGEST = "82440ab1adf6d961aba913169fbf2b64e476d26e077432536027fc165eb0692d"
+FULL_DIGEST = "947d06b3971dbe1879b04282c097df53a19aa002662860c01a7456b9d42e2863"
 
 
 def leaves(data, where=()):
@@ -75,6 +75,9 @@ OTHERS = {
     "denoising.global_signal": [None, "power2", "derivatives", "full"],
     "denoising.high_pass": [None, 0.02, 0.099],
     "denoising.low_pass": [None, 0.08, 1.0],
+    "denoising.fd_threshold": [0.2, 0.51],
+    "denoising.std_dvars_threshold": [1.0, 3.0],
+    "denoising.least_segment": [1, 6],
     "windows.length": [150, 199, 201, 10_000],
     "windows.stride": [1, 99, 200],
     "windows.short": ["refuse"],
@@ -166,7 +169,13 @@ def recipes(draw):
     return Recipe(
         atlas=AtlasSpec(draw(st.text()), draw(sha), draw(st.none() | st.integers(1, 1000))),
         space=SpaceSpec(*draw(st.tuples(st.sampled_from(["warp", "fail"]), st.sampled_from(["auto", "packaged"])))),
-        denoising=Denoising(high_pass=high, low_pass=low, detrend=draw(st.booleans())),
+        denoising=Denoising(
+            high_pass=high,
+            low_pass=low,
+            detrend=draw(st.booleans()),
+            fd_threshold=draw(positive),
+            least_segment=draw(st.integers(1, 9)),
+        ),
         windows=Windows(length, draw(st.integers(1, 500)), short_least=draw(st.integers(2, length))),
         target_repetition_time=draw(st.none() | positive),
         least_coverage=draw(share),
@@ -223,7 +232,8 @@ def test_unknown_fields_are_named(where):
 
 WRONG = {"list": [1], "object": {"a": 1}, "text": "maybe", "number": 1.5, "boolean": True}
 TEXTS = {"atlas.name", "atlas.sha256"} | {f"modalities[{i}].{n}" for i in (0, 1) for n in ("name", "weights_sha256")}
-FLOATS = {"denoising.high_pass", "denoising.low_pass", "target_repetition_time", "least_coverage", "most_lost"}
+FLOATS = {f"denoising.{n}" for n in ("high_pass", "low_pass", "fd_threshold", "std_dvars_threshold")}
+FLOATS |= {"target_repetition_time", "least_coverage", "most_lost"}
 
 
 def own_kind(where):
@@ -270,6 +280,9 @@ def test_a_modality_needs_its_name():
         ({"denoising": {"high_pass": 0}}, "denoising.high_pass"),
         ({"denoising": {"low_pass": 0.01, "high_pass": 0.1}}, "denoising.low_pass"),
         ({"denoising": {"low_pass": -1}}, "denoising.low_pass"),
+        ({"denoising": {"fd_threshold": 0}}, "denoising.fd_threshold"),
+        ({"denoising": {"std_dvars_threshold": -0.1}}, "denoising.std_dvars_threshold"),
+        ({"denoising": {"least_segment": 0}}, "denoising.least_segment"),
         ({"modalities": []}, "modalities"),
         ({"modalities": [{"name": "fc"}, {"name": "fc"}]}, "named twice"),
     ],

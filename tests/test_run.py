@@ -7,18 +7,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from bids_fmmtc import run
 from bids_fmmtc.errors import MissingInputError, UsageError
+from bids_fmmtc.recipe import Recipe, SpaceSpec, Windows
 from bids_fmmtc.run import (
-    describe_selection,
-    format_table,
     memory_gb,
     name_datasets,
-    outcome_rows,
     plugin_arguments,
     work_folder,
 )
 from bids_fmmtc.settings import Settings
-from bids_fmmtc.types import Failure, Recording, Selection, Skipped
+from bids_fmmtc.types import Recording, Selection
 
 
 def recording(tmp_path, subject="01", name="bold.nii.gz"):
@@ -39,69 +38,59 @@ def test_input_datasets_get_unique_plain_names():
     assert list(name_datasets(roots[:2], [])) == ["fmriprep", "fmriprep2"]
 
 
-def test_the_dry_run_lists_run_fail_and_skip(tmp_path):
-    selection = Selection(
-        (recording(tmp_path), replace(recording(tmp_path, "02"), repetition_time=None)),
-        (Skipped("01", tmp_path / "x_bold.nii.gz", "another space"),),
-        (Failure("sub-03", "discover", "selection", "no rest.", "Look."),),
-    )
-    text = describe_selection(selection)
-    assert "sub-01\n  run   sub-01_task-rest  space-MNI152NLin6Asym res-2  2 s  bold.nii.gz" in text
-    assert "repetition time from header" in text
-    assert "  skip  x_bold.nii.gz  another space" in text
-    assert "  fail  sub-03  selection: no rest. Look." in text
-    assert "3 participants: 2 recordings would run, 1 cannot" in text
-
-
 def test_memory_grows_with_the_image_and_with_torch(tmp_path):
     nib.save(nib.Nifti1Image(np.zeros((60, 60, 60, 3), np.float32), np.eye(4)), tmp_path / "bold.nii.gz")
-    small = memory_gb([recording(tmp_path, name="absent.nii.gz")], torch=False)
-    some = memory_gb([recording(tmp_path)], torch=False)
-    assert small < some < memory_gb([recording(tmp_path)], torch=True)
+    recipe = Recipe()
+    small = memory_gb([recording(tmp_path, name="absent.nii.gz")], recipe, torch=False)
+    some = memory_gb([recording(tmp_path)], recipe, torch=False)
+    assert small < some < memory_gb([recording(tmp_path)], recipe, torch=True)
+    dense = replace(recipe, windows=Windows(length=2, stride=1, short_least=2))
+    assert memory_gb([recording(tmp_path)], dense, torch=False) > some
 
 
 def test_plugin_arguments(settings, tmp_path):
-    assert plugin_arguments(settings, 5) == {"plugin": "Linear"}
-    assert plugin_arguments(replace(settings, nprocs=4), 1) == {"plugin": "Linear"}
-    several = plugin_arguments(replace(settings, nprocs=4, omp_nthreads=2, memory_gb=8.0), 9)
+    assert plugin_arguments(settings) == {"plugin": "Linear"}
+    several = plugin_arguments(replace(settings, nprocs=4, omp_nthreads=2, memory_gb=8.0))
     assert several["plugin"] == "MultiProc"
     assert several["plugin_args"]["n_procs"] == 8
     assert several["plugin_args"]["memory_gb"] == 8.0
     with pytest.raises(MissingInputError, match="does not exist"):
-        plugin_arguments(replace(settings, plugin_file=tmp_path / "no.yml"), 1)
+        plugin_arguments(replace(settings, plugin_file=tmp_path / "no.yml"))
     (tmp_path / "p.yml").write_text("plugin: SLURM\nplugin_args: {sbatch_args: --mem=4G}\nmore: 1\n")
-    found = plugin_arguments(replace(settings, plugin_file=tmp_path / "p.yml"), 1)
+    found = plugin_arguments(replace(settings, plugin_file=tmp_path / "p.yml"))
     assert found == {"plugin": "SLURM", "plugin_args": {"sbatch_args": "--mem=4G"}}
-    for text in ("[1, 2", "plugin_args: {}"):
+    for text in ("[1, 2", "plugin_args: {}", "plugin: Nonsense"):
         (tmp_path / "p.yml").write_text(text)
         with pytest.raises(UsageError):
-            plugin_arguments(replace(settings, plugin_file=tmp_path / "p.yml"), 1)
+            plugin_arguments(replace(settings, plugin_file=tmp_path / "p.yml"))
 
 
 def test_the_work_folder_is_one_per_output(settings, tmp_path):
-    assert work_folder(replace(settings, work_dir=tmp_path / "w")) == tmp_path / "w"
+    mine = replace(settings, work_dir=tmp_path / "w")
+    assert work_folder(mine).parent == tmp_path / "w"
+    assert work_folder(mine) != work_folder(replace(mine, output_dir=tmp_path / "other"))
     one, other = work_folder(settings), work_folder(replace(settings, output_dir=tmp_path / "other"))
     assert one == work_folder(settings)
     assert one != other
 
 
-def test_the_outcome_table_has_every_row():
-    failed = {"key": "sub-02", "status": "failed", "stage": "process", "kind": "killed", "message": "gone."}
-    failed |= {"hint": "Try.", "traceback_file": None}
-    reports = [
-        {
-            "recordings": [{"key": "sub-01_task-rest", "status": "ok", "flags": ["high_motion"], "windows": 2}],
-            "sessions": [
-                {"key": "sub-01_task-rest", "status": "ok", "flags": [], "probability": 0.25, "label": "non-responder"}
-            ],
-        },
-        {"recordings": [failed], "sessions": []},
-    ]
-    rows = outcome_rows(reports)
-    assert [r["level"] for r in rows] == ["recording", "session", "recording"]
-    assert rows[2]["notes"] == "killed: gone. Try."
-    lines = format_table(rows).splitlines()
-    assert len(lines) == 4
-    assert "0.250" in lines[2]
-    assert lines[1].endswith("high_motion")
-    assert lines[0].index("level") == lines[3].index("recording")
+@pytest.mark.parametrize("where", ["sub-01", "derivatives", "out"])
+def test_nothing_is_written_among_raw_data(tmp_path, where):
+    with pytest.raises(UsageError, match="lies in the input dataset"):
+        run._refuse_among_raw_data(tmp_path / where, tmp_path, "output folder")
+
+
+def test_a_folder_of_its_own_among_the_derivatives_is_fine(tmp_path):
+    run._refuse_among_raw_data(tmp_path / "derivatives" / "bids_fmmtc", tmp_path, "output folder")
+    run._refuse_among_raw_data(tmp_path.with_name("elsewhere"), tmp_path, "output folder")
+
+
+def test_a_space_without_a_way_is_turned_down_before_anything_runs(tmp_path):
+    there = recording(tmp_path)
+    other = replace(recording(tmp_path, "02"), space="MNI152NLin2009cAsym")
+    for rule, expected in (("warp", 2), ("affine", 2), ("fail", 1)):
+        recipe = Recipe(space=SpaceSpec(rule, "packaged"))
+        found = run._placeable(Selection((there, other)), recipe, "MNI152NLin6Asym", None)
+        assert len(found.recordings) == expected
+        assert len(found.recordings) + len(found.failures) == 2
+    assert "--on-space-mismatch warp" in found.failures[0].hint

@@ -21,6 +21,7 @@ FULL = Task(
     output=Path("/out"),
     atlas=Path("/atlas"),
     bundle=Path("/bundle"),
+    bundle_digest="1" * 64,
     weights={"brainlm": Path("/w")},
     transform=Path("/t.h5"),
     links={"fmriprep": Path("/d")},

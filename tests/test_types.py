@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bids_fmmtc.types import Atlas, Failure, Features, Prediction, Recording, Report, RoiSeries, Selection, Skipped
+from bids_fmmtc.types import Atlas, Failure, Features, Prediction, Recording, RoiSeries, Selection, Skipped
 
 label = st.text("abcXYZ019", min_size=1, max_size=5)
 maybe = st.none() | label
@@ -118,7 +118,6 @@ def test_an_atlas_counts_the_rows_of_its_table():
         Failure("k", "s", "kind", "m"),
         Skipped("01", Path("p"), "r"),
         Selection(()),
-        Report("01"),
         Features("k", WINDOWS, {}, {}, "d"),
     ],
     ids=lambda v: type(v).__name__,

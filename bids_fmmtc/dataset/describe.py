@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ IGNORED = (
 )
 
 
-def prepare_dataset(layout: Layout, recipe: Recipe, atlas: Atlas, inputs: Mapping[str, Path]) -> None:
+def prepare_dataset(
+    layout: Layout, recipe: Recipe, atlas: Atlas, inputs: Mapping[str, Path], model: str | None = None
+) -> None:
     """Write what belongs to the dataset as a whole, the same bytes whichever participant job comes first.
 
     Parameters
@@ -48,6 +51,8 @@ def prepare_dataset(layout: Layout, recipe: Recipe, atlas: Atlas, inputs: Mappin
         The complete recipe; it is stored in ``dataset_description.json``.
     inputs
         Dataset name -> root of each input dataset, first the one that ``GeneratedBy`` continues.
+    model
+        Digest of the bundle that predicts, if any.
 
     Raises
     ------
@@ -59,7 +64,7 @@ def prepare_dataset(layout: Layout, recipe: Recipe, atlas: Atlas, inputs: Mappin
         It holds results of a different recipe; the differing fields are named.
     """
     check_output(layout.root, recipe, inputs)
-    description = _description(recipe, inputs, layout.root)
+    description = _description(recipe, inputs, layout.root, model)
     write_json(layout.root / "dataset_description.json", description)
     write_text(layout.root / ".bidsignore", "\n".join(IGNORED) + "\n")
     write_text(layout.root / "README.md", _README)
@@ -75,22 +80,64 @@ def prepare_dataset(layout: Layout, recipe: Recipe, atlas: Atlas, inputs: Mappin
     _write_atlas(layout.root, atlas)
 
 
-def check_output(root: Path, recipe: Recipe, inputs: Mapping[str, Path]) -> None:
-    """Refuse an output folder that is or lies in an input, is foreign, or holds another recipe's results."""
+def check_output(root: Path, recipe: Recipe, inputs: Mapping[str, Path]) -> Mapping[str, Any]:
+    """Refuse an output folder that is or lies in an input, is foreign, or holds another recipe's results.
+
+    Returns
+    -------
+    Mapping
+        What the folder's description says of this program's earlier runs; empty for a new folder.
+    """
     refuse_inside(root, inputs.values(), "output folder")
     path = root / "dataset_description.json"
     if not path.exists():
-        return
+        _refuse_overwriting(root)
+        return {}
     found = read_record(path)
     ours = _own_entry(found or {})
     if ours is None:
         raise OutputError(f"{root} holds a dataset that {NAME} did not make.", "Give another output folder.")
+    _refuse_other_input(root, found or {}, inputs)
     there = Recipe.from_json(ours.get("Recipe"), str(path))
     if there.digest != recipe.digest:
         raise RecipeError(
             f"{root} holds results of another recipe: {'; '.join(differences(there, recipe))}.",
             "Give another output folder, or the recipe that is used there.",
         )
+    return ours
+
+
+def _refuse_overwriting(root: Path) -> None:
+    """Refuse a folder without our description that holds files of the names we would write."""
+    found = [name for name in ("README.md", ".bidsignore", "descriptions.tsv") if (root / name).exists()]
+    if found:
+        raise OutputError(
+            f"{root} holds {', '.join(found)}, which {NAME} did not make and would overwrite.",
+            "Give an output folder of its own.",
+        )
+
+
+def _refuse_other_input(root: Path, description: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:
+    """Refuse another dataset under a name already in use; one that has only moved is let through."""
+    links = description.get("DatasetLinks")
+    for name, folder in inputs.items():
+        before = links.get(name) if isinstance(links, dict) else None
+        if not isinstance(before, str) or before == link(folder, root):
+            continue
+        there = root / _path(before)
+        if there.is_dir() and not there.samefile(folder):
+            raise OutputError(
+                f"{root} holds results of another dataset called {name}: {there.resolve()}, now {folder}.",
+                "Give another output folder, or name the dataset with --derivatives NAME=PATH.",
+            )
+
+
+def _path(link: str) -> Path:
+    """Return the path that `link` made a value of DatasetLinks from; a relative one stays relative."""
+    if not link.startswith("file://"):
+        return Path(link)
+    text = re.sub(rb"%([0-9A-Fa-f]{2})", lambda m: bytes.fromhex(m[1].decode()), link.removeprefix("file://").encode())
+    return Path(os.fsdecode(text))
 
 
 def refuse_inside(folder: Path, inputs: Iterable[Path], what: str) -> None:
@@ -121,7 +168,7 @@ def link(folder: Path, root: Path) -> str:
     return folder.as_uri()
 
 
-def _description(recipe: Recipe, inputs: Mapping[str, Path], root: Path) -> dict[str, Any]:
+def _description(recipe: Recipe, inputs: Mapping[str, Path], root: Path, model: str | None) -> dict[str, Any]:
     first = read_record(next(iter(inputs.values())) / "dataset_description.json") or {}
     upstream = first.get("GeneratedBy") or first.get("PipelineDescription") or []
     authors = first.get("Authors")
@@ -138,6 +185,7 @@ def _description(recipe: Recipe, inputs: Mapping[str, Path], root: Path) -> dict
                 "Description": NOT_A_DEVICE,
                 "ConfigurationHash": recipe.digest,
                 "Recipe": recipe.to_json(),
+                **({"ModelDigest": model} if model else {}),
             },
             *(upstream if isinstance(upstream, list) else [upstream]),
         ],

@@ -25,6 +25,7 @@ _log = logging.getLogger(__name__)
 _DESCRIPTION = "dataset_description.json"
 _LABEL = re.compile(r"sub-([A-Za-z0-9+]+)")
 _PROBED = 20  # participants looked at to tell whether a folder that does not say so is fMRIPrep's
+_TR_SECONDS = (0.05, 30.0)  # no scanner is faster or slower; 2000 is milliseconds
 _POINTER = b"/annex/objects/"
 
 
@@ -221,14 +222,15 @@ class Sidecars:
         Raises
         ------
         RepetitionTimeError
-            If it is zero or negative.
+            If it is not within 0.05 to 30 s, as when it is written in milliseconds.
         """
         for path in self._applying(image, names):
             value = read_json(path).get("RepetitionTime")
             if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-                if value <= 0:
+                low, high = _TR_SECONDS
+                if not low <= value <= high:
                     raise RepetitionTimeError(
-                        f"{path} gives a repetition time of {value} s, expected a positive one.",
+                        f"{path} gives a repetition time of {value:g}, expected {low:g} to {high:g}, in seconds.",
                         "Correct RepetitionTime in the sidecar.",
                     )
                 return float(value)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_fmmtc.dataset.sidecars import QUALITY_COLUMNS, SCANS_COLUMNS, failed_record
-from bids_fmmtc.dataset.store import Layout, read_table, remove, write_json, write_table
+from bids_fmmtc.dataset.store import Layout, read_record, read_table, remove, write_json, write_table
 from bids_fmmtc.settings import Task
 from bids_fmmtc.types import Failure, Recording
 
@@ -39,28 +39,30 @@ def write_scans(task: Task, rows: Sequence[Mapping[str, Any]], layout: Layout) -
         recording = by_key.get(key)
         session = recording.session if recording is not None else session_of(key)
         record = _record_file(key, recording, session, layout, task.subject)
+        _forget_results(key, None if row["status"] != "ok" else record, record.parent, layout)
         if row["status"] != "ok":
-            # Features of an earlier call must not outlive the failure that the record now tells of.
-            remove(record.with_suffix(".safetensors"))
             write_json(record, failed_record(key, row["kind"], _failure(row).reason))
         if recording is not None:
             for forgotten in _forget_failures(key, current, layout, task.subject):
                 tables.setdefault(forgotten, {})
-        else:
-            _forget_results(record.parent, key)
         name = record.relative_to(layout.folder(task.subject, session)).as_posix()
         tables.setdefault(session, {})[name] = _scan_row(name, row)
     for session, new in tables.items():
-        table = layout.scans(task.subject, session, ".tsv")
-        old = read_table(table) if table.is_file() else []
-        kept = {r["filename"]: r for r in old if (table.parent / r["filename"]).is_file()}
-        if not kept | new:
-            remove(table)
-            remove(table.with_suffix(".json"))
-            continue
-        write_table(table, list(SCANS_COLUMNS), [row for _, row in sorted((kept | new).items())])
-        described = {k: v for k, v in SCANS_COLUMNS.items() if k != "filename"}
-        write_json(table.with_suffix(".json"), {"Description": "State and quality of each recording", **described})
+        _write_table(layout.scans(task.subject, session, ".tsv"), new)
+
+
+def _write_table(table: Path, new: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write the rows of this call and those of earlier ones whose record is still there."""
+    old = read_table(table) if table.is_file() else []
+    kept: dict[str, Mapping[str, Any]] = {r["filename"]: r for r in old if (table.parent / r["filename"]).is_file()}
+    rows = {**kept, **new}
+    if not rows:
+        remove(table)
+        remove(table.with_suffix(".json"))
+        return
+    write_table(table, list(SCANS_COLUMNS), [row for _, row in sorted(rows.items())])
+    described = {k: v for k, v in SCANS_COLUMNS.items() if k != "filename"}
+    write_json(table.with_suffix(".json"), {"Description": "State and quality of each recording", **described})
 
 
 def _record_file(key: str, recording: Recording | None, session: str | None, layout: Layout, subject: str) -> Path:
@@ -73,17 +75,27 @@ def _record_file(key: str, recording: Recording | None, session: str | None, lay
 def _forget_failures(key: str, current: set[str], layout: Layout, subject: str) -> set[str | None]:
     """Remove records of earlier discovery failures, now that the recording is found; tell whose tables listed them."""
     touched = set()
-    for stale in {key, session_key(key), f"sub-{subject}"} - current:
+    whole = f"sub-{subject}"
+    for stale in {key, session_key(key), whole} - current:
         record = _record_file(stale, None, session_of(stale), layout, subject)
         if record.is_file():
             remove(record)
             touched.add(session_of(stale))
+    if whole not in current:
+        for extension in (".tsv", ".json"):
+            remove(layout.prediction(subject, None, whole, extension))
     return touched
 
 
-def _forget_results(folder: Path, key: str) -> None:
-    """Remove the state and features of an earlier call, now that discovery turns the recording down."""
+def _forget_results(key: str, but: Path | None, folder: Path, layout: Layout) -> None:
+    """Remove what earlier calls made of a recording: in another space, or at all if it fails now (``but`` is None)."""
     for record in folder.glob(f"{key}_space-*_features.json"):
+        if record == but:
+            continue
+        for name in (read_record(record) or {}).get("Outputs", []):
+            output = layout.root / name
+            if output.parent == folder:  # never anything but its own neighbours
+                remove(output)
         remove(record.with_suffix(".safetensors"))
         remove(record)
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bids_fmmtc import __version__
@@ -12,13 +13,19 @@ from bids_fmmtc.dataset.describe import NOT_A_DEVICE, PAPER, atlas_image
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.types import Atlas, Prediction, Recording
 
+_NONE: Mapping[str, Any] = MappingProxyType({})
 QUALITY_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "n_frames": {"Description": "Frames in the recording"},
     "n_dropped": {"Description": "Leading non-steady-state frames dropped"},
     "n_censored": {"Description": "Frames censored for motion"},
-    "n_frames_left": {"Description": "Frames used"},
-    "minutes_left": {"Description": "Duration of the frames used", "Units": "min"},
-    "repetition_time": {"Description": "Repetition time used", "Units": "s"},
+    "n_frames_left": {"Description": "Frames of the recording after dropping and censoring, before windowing"},
+    "minutes_left": {"Description": "Duration of the frames after dropping and censoring", "Units": "min"},
+    "n_frames_in_windows": {"Description": "Distinct frames covered by windows, at window_repetition_time"},
+    "repetition_time": {"Description": "Repetition time of the recording", "Units": "s"},
+    "window_repetition_time": {
+        "Description": "Repetition time of the frames in windows: the recipe's target when resampled",
+        "Units": "s",
+    },
     "mean_fd": {"Description": "Mean framewise displacement (Power et al. 2012)", "Units": "mm"},
     "max_fd": {"Description": "Largest framewise displacement", "Units": "mm"},
     "share_high_fd": {"Description": "Share of frames with a framewise displacement above 0.5 mm"},
@@ -46,7 +53,9 @@ PREDICTION_COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "fmmtc_n_models": {"Description": "Models averaged"},
     "fmmtc_threshold": {"Description": "Decision threshold of the model"},
     "fmmtc_qc": {"Description": "ok, the flags raised, or why there is no prediction"},
-    "fmmtc_n_volumes": {"Description": "Frames used, over all runs"},
+    "fmmtc_n_volumes": {
+        "Description": "Distinct frames covered by windows, summed over runs, at the repetition time of the windows"
+    },
     "fmmtc_mean_fd": {"Description": "Mean framewise displacement, mean over runs", "Units": "mm"},
     "fmmtc_coverage": {"Description": "Mean coverage of parcels, least over runs"},
 }
@@ -74,7 +83,7 @@ class Links:
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class Context:
     """What all sidecars of one recording share."""
 
     recording: Recording
@@ -93,12 +102,23 @@ class Subject:
         }
 
 
-def timeseries_sidecar(about: Subject, regressors: Sequence[str]) -> dict[str, Any]:
-    """Describe the parcel series."""
+def timeseries_sidecar(
+    about: Context, regressors: Sequence[str], parameters: Mapping[str, Any] = _NONE
+) -> dict[str, Any]:
+    """Describe the parcel series.
+
+    Parameters
+    ----------
+    regressors
+        Names of the confounds regressed out.
+    parameters
+        The arguments confounds were chosen and series cleaned with; empty where nothing was cleaned.
+    """
     q, d = about.quality, about.recipe.denoising
+    detrended = d.cleans and d.detrend
     return {
         "Description": "Mean BOLD signal per parcel, after the denoising named here; n/a marks lost parcels, and "
-        "frames dropped or censored.",
+        f"frames dropped or censored. {_LEVELS[detrended, d.cleans and d.high_pass is not None]}",
         **about.common,
         "SamplingFrequency": round(1 / q["repetition_time"], 9),
         "RepetitionTime": q["repetition_time"],
@@ -108,7 +128,10 @@ def timeseries_sidecar(about: Subject, regressors: Sequence[str]) -> dict[str, A
         "AtlasSHA256": about.atlas.sha256,
         "AtlasPlacement": PLACEMENTS[q["placement"]],
         "DenoisingStrategy": d.strategy,
+        "DenoisingParameters": dict(parameters),
         "ConfoundRegressors": list(regressors),
+        "Demeaned": detrended or (d.cleans and d.high_pass is not None),
+        "Detrended": detrended,
         "HighPassFilter": d.high_pass if d.high_pass is not None else "n/a",
         "LowPassFilter": d.low_pass if d.low_pass is not None else "n/a",
         "NumberOfVolumesDiscarded": q["n_dropped"],
@@ -118,6 +141,12 @@ def timeseries_sidecar(about: Subject, regressors: Sequence[str]) -> dict[str, A
     }
 
 
+_LEVELS = {  # (detrended, high-pass filtered)
+    (True, True): "Mean and linear trend are removed: values are deviations, in the units of the image.",
+    (True, False): "Mean and linear trend are removed: values are deviations, in the units of the image.",
+    (False, True): "The high-pass filter removed the mean: values are deviations, in the units of the image.",
+    (False, False): "Neither mean nor trend is removed as such.",
+}
 PLACEMENTS = {
     "same": "recording and atlas share one template space",
     "packaged": "labels warped by the displacement field shipped with bids_fmmtc (an approximation; see its JSON)",
@@ -126,36 +155,49 @@ PLACEMENTS = {
 }
 
 
-def coverage_sidecar(about: Subject) -> dict[str, Any]:
+def coverage_sidecar(about: Context) -> dict[str, Any]:
     """Describe parcel coverage."""
     return {
         "Description": "Share of each parcel's voxels, on the grid of the recording, that lie inside the brain mask "
-        "and hold signal.",
+        "and hold signal; 0 where the parcel's mean never changes.",
         **about.common,
         "LeastCoverage": about.recipe.least_coverage,
     }
 
 
-def relmat_sidecar(about: Subject, facts: Mapping[str, Any], node_file: str) -> dict[str, Any]:
-    """Describe the connectivity matrix over all frames left."""
+def relmat_sidecar(about: Context, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe the connectivity matrix over all frames left; ``facts`` of the measure rule over what stands here."""
     return {
-        "Description": "Connectivity between parcels over all frames left; lost parcels are n/a.",
+        "Description": "Connectivity between parcels over all frames that dropping and censoring leave; lost parcels "
+        "are n/a.",
         **about.common,
-        **facts,
         "FisherZ": False,
         "Weighted": True,
         "Directed": False,
         "ValidDiagonal": False,
         "StorageFormat": "Full",
         "NonNegative": False,
-        "NodeFiles": [f"bids::{node_file}"],
+        **facts,
+        "NodeFiles": [f"bids::{atlas_image(about.atlas).removesuffix('.nii.gz')}.tsv"],
         "NumberOfVolumes": about.quality["n_frames_left"],
     }
 
 
-def features_record(about: Subject, key: str, shapes: Mapping[str, Sequence[int]], sha256: str) -> dict[str, Any]:
-    """Describe the features; with `failed_record` the one file every recording has."""
-    frames = about.recipe.windows
+def features_record(
+    about: Context,
+    key: str,
+    shapes: Mapping[str, Sequence[int]],
+    sha256: str,
+    window_onsets: Iterable[Sequence[float]] = (),
+) -> dict[str, Any]:
+    """Describe the features; with `failed_record` the one file every recording has.
+
+    Parameters
+    ----------
+    window_onsets
+        (W, 2) seconds from the start of the recording: onset of each window's first frame and end of its last one.
+    """
+    frames, q = about.recipe.windows, about.quality
     return {
         "Description": "Features of each window and the state of the recording.",
         "Key": key,
@@ -165,8 +207,21 @@ def features_record(about: Subject, key: str, shapes: Mapping[str, Sequence[int]
         "FeaturesSHA256": sha256,
         "Modalities": {name: {"Shape": list(shape)} for name, shape in shapes.items()},
         "WindowRule": f"{frames.length} frames every {frames.stride}",
+        "WindowIndices": _INDICES,
+        "WindowRepetitionTime": q["window_repetition_time"],
+        "WindowOnsets": [[round(float(t), 6) for t in span] for span in window_onsets],
+        "WindowOnsetsUnits": "s from the start of the recording: onset of the first frame, end of the last one",
+        "Resampled": q["window_repetition_time"] != q["repetition_time"],
+        "EncoderScaling": about.recipe.scaling,
         "Quality": dict(about.quality),
     }
+
+
+_INDICES = (
+    "start and stop (exclusive), counted from 0 in the frames that dropping and censoring leave, one uninterrupted "
+    "stretch after another, each resampled to WindowRepetitionTime where Resampled is true, extended by reflection "
+    "where the quality says padded; not rows of the time series, for which see WindowOnsets"
+)
 
 
 def failed_record(key: str, kind: str, reason: str) -> dict[str, Any]:
@@ -212,7 +267,7 @@ def prediction_row(
         row["session_id"] = f"ses-{session}"
     if qualities:
         fds = [q["mean_fd"] for q in qualities if q["mean_fd"] is not None]
-        row["fmmtc_n_volumes"] = sum(q["n_frames_left"] for q in qualities)
+        row["fmmtc_n_volumes"] = sum(q["n_frames_in_windows"] for q in qualities)
         row["fmmtc_mean_fd"] = sum(fds) / len(fds) if fds else None
         row["fmmtc_coverage"] = min(q["mean_coverage"] for q in qualities)
     if prediction is not None:

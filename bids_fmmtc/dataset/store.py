@@ -7,6 +7,7 @@ import csv
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,8 +64,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     OutputError
         The folder cannot be made or the file not written (no space, read-only, no permission).
     """
-    # The process number keeps jobs that write the same shared file (dataset_description.json) apart.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Jobs in several containers or on several nodes may write one shared file at once, with equal process numbers.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with temporary.open("wb") as f:
@@ -78,7 +79,7 @@ def write_bytes(path: Path, data: bytes) -> None:
             temporary.unlink()
         raise OutputError(
             f"cannot write {path}: {error.strerror or error}.",
-            "Give an output folder with space that you may write to.",
+            "Give an output and a work folder with space that you may write to.",
         ) from None
 
 

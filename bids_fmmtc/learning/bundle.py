@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from bids_fmmtc.errors import BundleError, MissingInputError
-from bids_fmmtc.learning.calibrate import check_calibration, check_conformal, check_reference
-from bids_fmmtc.modalities.weights import NAMES, weights_sha256
+from bids_fmmtc.learning.calibrate import UNIT, check_calibration, check_conformal, check_reference, is_number
+from bids_fmmtc.modalities.weights import NAMES, file_sha256, weights_sha256
 from bids_fmmtc.recipe import Recipe
 
 FORMAT = "bids_fmmtc bundle"
@@ -43,7 +43,7 @@ CARD_TEXTS = {
 
 FIELDS = (
     *("format", "format_version", "card", "classes", "threshold", "recipe", "shapes", "head"),
-    *("calibration", "conformal", "reference", "encoders", "files", "checksum"),
+    *("unit", "calibration", "conformal", "reference", "encoders", "files", "checksum"),
 )
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -76,9 +76,11 @@ class ModelBundle:
     classes
         Two names; the second is the one whose probability is given.
     threshold
-        The second class is predicted from this probability on, 0..1.
+        The second class is predicted from this probability of a session on, 0..1.
     calibration, conformal, reference
-        See `bids_fmmtc.learning.calibrate`; conformal and reference may be None.
+        See `bids_fmmtc.learning.calibrate`; conformal and reference may be None. ``bundle.json`` must state beside
+        them ``"unit": "session"``: calibration, threshold and conformal quantile were fitted on logits pooled over
+        all windows of a session, one value a session, as `Predictor` applies them.
     card
         Model card: the texts of `CARD_TEXTS`, ``demo``, and anything else that is JSON.
     encoders
@@ -221,6 +223,11 @@ def _parsed(root: Path, document: Mapping[str, Any], digest: str) -> ModelBundle
         files=document["files"],
         digest=digest,
     )
+    if document["unit"] != UNIT:
+        raise BundleError(
+            f"calibration, threshold and conformal quantile must be fitted per {UNIT}, found {document['unit']!r}.",
+            "Fit them anew on logits pooled over the windows of a session.",
+        )
     for ok, message in (*_checks(bundle), *_card_checks(bundle.card)):
         if not ok:
             raise BundleError(message)
@@ -243,7 +250,7 @@ def _checks(bundle: ModelBundle) -> Iterator[tuple[bool, str]]:
         len(classes) == 2 and all(isinstance(c, str) and c for c in classes) and classes[0] != classes[1],
         f"expected two distinct classes, found {list(classes)}.",
     )
-    yield _is_number(threshold) and 0 <= threshold <= 1, f"threshold must lie in 0..1, found {threshold!r}."
+    yield is_number(threshold) and 0 <= threshold <= 1, f"threshold must lie in 0..1, found {threshold!r}."
     yield all(type(size) is int and size > 0 for size in sizes), "shapes must be lists of positive integers."
     yield (
         set(bundle.shapes) == names,
@@ -323,16 +330,6 @@ def strays(root: Path, files: Mapping[str, Any], *, hidden: bool = False) -> lis
         found += [(here / name).relative_to(root).as_posix() for name in (*names, *links)]
     known = {JSON, *files, *(f"encoders/{name.split('/')[1]}" for name in files if "/" in name)}
     return sorted(n for n in found if n not in known and (hidden or not Path(n).name.startswith(".")))
-
-
-def file_sha256(path: Path) -> str:
-    """Return the sha256 of a file, as hexadecimal."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def encoder_folder(bundle: ModelBundle, name: str, encoder_weights: Path | None) -> Path:

@@ -3,6 +3,10 @@
 A calibration is plain data in the bundle: ``{"kind": "none"}`` or ``{"kind": "platt", "slope": a, "intercept": b}``.
 The logits enter as their difference, logit of responder minus logit of non-responder, which alone decides the
 probability (logit 1 by itself, which FMM_TC's published code ranks by, does not).
+
+A calibration holds for what it was fitted on. Here that is the session: the logit difference is averaged over all
+windows of a session (`pooled`) and calibrated once. The mean of calibrated window probabilities would be something
+else, usually nearer to one half, and no threshold or conformal quantile of sessions would fit it.
 """
 
 from __future__ import annotations
@@ -23,6 +27,21 @@ CALIBRATIONS: dict[str, tuple[tuple[str, ...], Callable[..., Float64]]] = {
     "platt": (("slope", "intercept"), lambda difference, slope, intercept: slope * difference + intercept),
 }
 """Kind -> the numbers it needs, and the function of logit difference and numbers that gives the new difference."""
+
+
+UNIT = "session"
+"""What calibration, decision threshold and conformal quantile of a bundle are fitted on."""
+
+
+def pooled(logits: NDArray[Any]) -> Float64:
+    """Return the mean logits of a session, (1, 2) float64, for those of its windows (W, 2); each counts the same.
+
+    The difference of mean logits is the mean of the differences. Fit calibration, threshold and conformal quantile
+    on what this returns.
+    """
+    data = np.asarray(logits, dtype=np.float64)
+    mean: Float64 = data.mean(axis=0, keepdims=True)
+    return mean
 
 
 def calibrated(logits: NDArray[Any], calibration: Mapping[str, Any]) -> Float64:
@@ -85,7 +104,7 @@ def reference_flags(quality: Mapping[str, Any], reference: Mapping[str, Mapping[
     flags = []
     for name, limits in reference.items():
         value = quality.get(name)
-        if not _is_number(value):
+        if not is_number(value):
             flags.append(f"unknown:{name}")
         elif not limits["low"] <= value <= limits["high"]:
             flags.append(f"outside_reference:{name}")
@@ -124,9 +143,10 @@ def _check_numbers(data: Any, names: Sequence[str], where: str) -> None:
         found = ", ".join(map(str, data)) if isinstance(data, Mapping) else type(data).__name__
         raise BundleError(f"{where}: expected exactly {', '.join(names) or 'no numbers'}, found {found}.")
     for name in names:
-        if not _is_number(data[name]):
+        if not is_number(data[name]):
             raise BundleError(f"{where}: {name} must be a finite number, found {data[name]!r}.")
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Tell whether a value is a finite number; true and false are none."""
     return isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)

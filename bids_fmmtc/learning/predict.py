@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from torch import Tensor, nn
 
 from bids_fmmtc.errors import BundleError, DataError
 from bids_fmmtc.learning.bundle import HEAD, TANGENT, TANGENT_MODALITY, ModelBundle
-from bids_fmmtc.learning.calibrate import calibrated, prediction_set, reference_flags
+from bids_fmmtc.learning.calibrate import calibrated, pooled, prediction_set, reference_flags
 from bids_fmmtc.learning.head import build_head
 from bids_fmmtc.modalities.connectivity import TangentReference
+from bids_fmmtc.modalities.numerics import strict
+from bids_fmmtc.recipe import Recipe, differences
 from bids_fmmtc.types import Features, Prediction
 
 
@@ -44,12 +47,12 @@ class Predictor:
             self._tangent = TangentReference.from_arrays(load_arrays(bundle.read(TANGENT)))
 
     def predict(
-        self, key: str, features: Sequence[Features], flags: Sequence[str] = (), expected_digest: str | None = None
+        self, key: str, features: Sequence[Features], flags: Sequence[str] = (), recipe: Recipe | None = None
     ) -> Prediction:
         """Judge one session from all windows of its runs, each window counting the same.
 
-        Windows go through the head one at a time, so a window's number does not depend on its neighbours. The
-        session's probability is the mean of the windows' calibrated probabilities.
+        Windows go through the head one at a time, so a window's number does not depend on its neighbours. Their logit
+        differences are averaged and then calibrated once, as the bundle's calibration was fitted on such means.
 
         Parameters
         ----------
@@ -58,29 +61,33 @@ class Predictor:
         features
             One entry per run.
         flags
-            Reasons for care known so far; those of the reference range and ``demo_model`` are added.
-        expected_digest
-            Digest of the recipe the features must have; the bundle's own by default. For a caller whose user chose
-            another recipe knowingly; such a caller says so in ``flags``.
+            Reasons for care known so far; those of the reference range, ``recipe_differs`` and ``demo_model`` are
+            added.
+        recipe
+            The recipe that the features were made with; the bundle's own by default. It may differ from the bundle's
+            in ``space`` only, which is flagged ``recipe_differs``. What the bundle leaves open (a warp ``auto``, an
+            atlas without checksum) and the run has filled in is no difference.
 
         Raises
         ------
         BundleError
-            Features of another recipe or shape than the head was trained on.
+            Another recipe than the bundle's, or features of another recipe or shape.
         DataError
             No features.
         """
         bundle = self.bundle
         if not features:
             raise DataError(f"session {key} has no features.")
-        expected = bundle.recipe.digest if expected_digest is None else expected_digest
+        used = bundle.recipe if recipe is None else recipe
+        differs = _space_differs(bundle.recipe, used)
         for run in features:
-            self._check(run, expected)
+            self._check(run, used.digest)
         logits = np.concatenate([self._logits(run) for run in features])
         per_window = calibrated(logits, bundle.calibration)
-        probability = float(per_window.mean())
+        probability = float(calibrated(pooled(logits), bundle.calibration)[0])
         reference = bundle.reference or {}
         found = sorted({flag for run in features for flag in reference_flags(run.quality, reference)})
+        added = (("recipe_differs", differs), ("demo_model", bundle.demo))
         conformal = bundle.conformal
         return Prediction(
             key=key,
@@ -89,15 +96,15 @@ class Predictor:
             threshold=bundle.threshold,
             label=bundle.classes[int(probability >= bundle.threshold)],
             prediction_set=None if conformal is None else prediction_set(probability, bundle.classes, conformal),
-            flags=tuple(dict.fromkeys((*flags, *found, *(("demo_model",) if bundle.demo else ())))),
+            flags=tuple(dict.fromkeys((*flags, *found, *(flag for flag, so in added if so)))),
             digest=bundle.digest,
         )
 
     def _check(self, run: Features, expected: str) -> None:
         if run.digest != expected:
             raise BundleError(
-                f"features of {run.key} come from recipe {run.digest}, the bundle's is {expected}.",
-                "Extract them again with the bundle's recipe.",
+                f"features of {run.key} come from recipe {run.digest}, expected {expected}.",
+                "Extract them again.",
             )
         for name, shape in self.bundle.shapes.items():
             found = run.arrays[name].shape[1:] if name in run.arrays else None
@@ -110,8 +117,7 @@ class Predictor:
         Every window is copied into memory that torch aligns, as the rounding of some kernels depends on alignment.
         """
         rows = []
-        strict = torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
-        with torch.inference_mode(), strict:
+        with torch.inference_mode(), strict():
             for i in range(len(run.windows)):
                 arrays = {name: run.arrays[name][i : i + 1] for name in self.bundle.shapes}
                 if self._tangent is not None:
@@ -119,6 +125,27 @@ class Predictor:
                 batch = {n: torch.tensor(a, dtype=torch.float32).to(self.device) for n, a in arrays.items()}
                 rows.append(self._head(batch).cpu().numpy())
         return np.concatenate(rows)
+
+
+def _space_differs(own: Recipe, used: Recipe) -> bool:
+    """Tell whether recordings were brought to the atlas otherwise than in training; refuse any other difference."""
+    atlas, space = own.atlas, own.space
+    own = replace(
+        own,
+        atlas=replace(
+            atlas,
+            sha256=used.atlas.sha256 if atlas.sha256 is None else atlas.sha256,
+            n_parcels=used.atlas.n_parcels if atlas.n_parcels is None else atlas.n_parcels,
+        ),
+        space=replace(space, warp=used.space.warp) if space.warp == "auto" else space,
+    )
+    found = differences(own, replace(used, space=own.space))
+    if found:
+        raise BundleError(
+            f"the recipe of the features (here) is not the bundle's (there): {'; '.join(found)}.",
+            "A model judges only features made as those it was trained on; use its recipe.",
+        )
+    return own.space != used.space
 
 
 def filled_head(spec: Mapping[str, Any], shapes: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:

@@ -31,14 +31,14 @@ from bids_fmmtc.learning.bundle import (
     EncoderReference,
     ModelBundle,
     dumped,
-    file_sha256,
     load_bundle,
     rendered,
     strays,
 )
+from bids_fmmtc.learning.calibrate import UNIT
 from bids_fmmtc.learning.predict import filled_head
 from bids_fmmtc.modalities.connectivity import TangentReference
-from bids_fmmtc.modalities.weights import NAMES, weights_file, weights_sha256
+from bids_fmmtc.modalities.weights import NAMES, file_sha256, weights_file, weights_sha256
 from bids_fmmtc.recipe import Recipe
 
 
@@ -69,6 +69,8 @@ def save_bundle(  # noqa: PLR0913  (a bundle has that many parts)
         and without any other file, so that nothing foreign is ever deleted.
     head
         The trained head or its state dict; must fit ``head_spec`` and ``shapes``.
+    threshold, calibration, conformal
+        Fitted on sessions: on `bids_fmmtc.learning.calibrate.pooled` logits, which the bundle then states.
     encoders
         Modality -> folder of its encoder, or a reference to one that is not at hand.
     include_encoders
@@ -101,6 +103,7 @@ def save_bundle(  # noqa: PLR0913  (a bundle has that many parts)
         "recipe": _sorted(recipe.to_json()),
         "shapes": {name: list(shape) for name, shape in sorted(shapes.items())},
         "head": head_spec,  # keeps its order, which is the order of concatenation
+        "unit": UNIT,
         "calibration": _sorted(calibration),
         "conformal": _sorted(conformal),
         "reference": _sorted(reference),
@@ -232,7 +235,7 @@ def _card_text(document: Mapping[str, Any], recipe_digest: str) -> str:
         lines += [value if isinstance(value, str) else f"    {dumped(value)}", ""]
     lines += ["## Model", "", f"- Classes: {', '.join(map(str, document['classes']))}"]
     lines += [f"- Decision threshold: {document['threshold']}", f"- Head: {document['head'].get('kind')}"]
-    lines += [f"- Calibration: {document['calibration'].get('kind')}", f"- Recipe digest: {recipe_digest}"]
+    lines += [f"- Calibration: {document['calibration'].get('kind')}, per {UNIT}", f"- Recipe digest: {recipe_digest}"]
     for name, encoder in document["encoders"].items():
         where = "included" if encoder["included"] else f"not included. {LICENCE}"
         lines += [f"- Encoder {name}: weights sha256 {encoder['sha256']}, {where}"]

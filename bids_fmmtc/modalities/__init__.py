@@ -8,19 +8,40 @@ from __future__ import annotations
 
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 from bids_fmmtc.errors import RecipeError
 from bids_fmmtc.recipe import ModalitySpec, Recipe
 from bids_fmmtc.types import Float32, Int32, Windowed
 
-TABLE: dict[str, str] = {
-    "brainlm": "bids_fmmtc.modalities.brainlm:BrainLMModality",
-    "fc": "bids_fmmtc.modalities.connectivity:ConnectivityModality",
-}
 
-PRETRAINED = ("brainlm",)
-"""Modalities that need a folder of pretrained weights."""
+class Entry(NamedTuple):
+    """Where a modality is, and what is known of it without importing it.
+
+    Parameters
+    ----------
+    path
+        ``module:Class``.
+    pretrained
+        Whether it needs a folder of pretrained weights.
+    check
+        ``module:function`` that checks its options, with the arguments of `check_spec`; it runs in the parent
+        process, so its module must not import torch. None: the modality has no options.
+    """
+
+    path: str
+    pretrained: bool = False
+    check: str | None = None
+
+
+TABLE: dict[str, Entry] = {
+    "brainlm": Entry(
+        "bids_fmmtc.modalities.brainlm:BrainLMModality",
+        pretrained=True,
+        check="bids_fmmtc.modalities.brainlm_config:check_spec",
+    ),
+    "fc": Entry("bids_fmmtc.modalities.connectivity:ConnectivityModality"),
+}
 
 
 class Modality(Protocol):
@@ -30,7 +51,7 @@ class Modality(Protocol):
 
     @classmethod
     def from_spec(cls, spec: ModalitySpec, recipe: Recipe, weights: Path | None, device: str) -> Modality:
-        """Build the modality a recipe asks for.
+        """Build the modality a recipe asks for; `check_spec` has passed.
 
         Parameters
         ----------
@@ -45,9 +66,7 @@ class Modality(Protocol):
 
         Raises
         ------
-        RecipeError
-            An unknown option.
-        WeightsError
+        MissingInputError, WeightsError
             Weights that are absent, do not fit, or differ from ``spec.weights_sha256``.
         """
         ...
@@ -57,17 +76,62 @@ class Modality(Protocol):
         ...
 
 
+def pretrained() -> tuple[str, ...]:
+    """Return the names of the modalities that need a folder of pretrained weights."""
+    return tuple(name for name, entry in TABLE.items() if entry.pretrained)
+
+
+def check_spec(spec: ModalitySpec, recipe: Recipe, weights: Path | None = None) -> None:
+    """Check a recipe's entry without importing the modality, before anything is written.
+
+    Parameters
+    ----------
+    spec
+        The entry.
+    recipe
+        The whole recipe.
+    weights
+        Folder of the pretrained encoder; None leaves out what only its config can tell.
+
+    Raises
+    ------
+    RecipeError
+        No modality of that name, an unknown or invalid option, or options that do not fit the encoder.
+    MissingInputError, WeightsError
+        An encoder's folder that is incomplete, or a config of another architecture.
+    """
+    entry = _entry(spec.name)
+    if spec.weights_sha256 is not None and not entry.pretrained:
+        raise RecipeError(f"recipe: modality {spec.name} has no weights, but is given a weights_sha256.")
+    if entry.check is not None:
+        _found(entry.check)(spec, recipe, weights)
+    elif spec.options:
+        raise RecipeError(
+            f"recipe: modality {spec.name} has no option {', '.join(sorted(spec.options))}; it takes none.",
+            "Such choices are fields of the recipe itself: connectivity, windows, scaling.",
+        )
+
+
 def load_modality(spec: ModalitySpec, recipe: Recipe, weights: Path | None, device: str = "cpu") -> Modality:
     """Import and build the modality that ``spec`` names.
 
     Raises
     ------
-    RecipeError
-        No modality of that name.
+    RecipeError, MissingInputError, WeightsError
+        As `check_spec` and `Modality.from_spec`.
     """
-    try:
-        module, _, name = TABLE[spec.name].partition(":")
-    except KeyError:
-        raise RecipeError(f"recipe: no modality {spec.name!r}; known are {', '.join(sorted(TABLE))}.") from None
-    modality: type[Modality] = getattr(import_module(module), name)
+    check_spec(spec, recipe, weights)
+    modality: type[Modality] = _found(_entry(spec.name).path)
     return modality.from_spec(spec, recipe, weights, device)
+
+
+def _entry(name: str) -> Entry:
+    try:
+        return TABLE[name]
+    except KeyError:
+        raise RecipeError(f"recipe: no modality {name!r}; known are {', '.join(sorted(TABLE))}.") from None
+
+
+def _found(path: str) -> Any:
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)

@@ -1,4 +1,4 @@
-"""BrainLM in one file: configuration, model, loader, and the modality that gives one CLS vector per window.
+"""BrainLM but for its configuration: model, loader, and the modality that gives one CLS vector per window.
 
 BrainLM (Ortega Caro et al., "BrainLM: A foundation model for brain activity recordings", ICLR 2024) is a masked
 autoencoder of parcel time series. A token is 20 consecutive frames of one parcel; the encoder's CLS token sums up
@@ -10,10 +10,8 @@ Shapes: B windows, V parcels, T frames, P frames per token, N = T / P tokens per
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,162 +21,21 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (torch's own habit)
 
-from bids_fmmtc.errors import DataError, MissingInputError, RecipeError, WeightsError
+from bids_fmmtc.errors import DataError, MissingInputError, WeightsError
+from bids_fmmtc.modalities.brainlm_config import FETCH, OTHER, BrainLMConfig, token_order
+from bids_fmmtc.modalities.numerics import strict
 from bids_fmmtc.modalities.token_order import TokenOrder
 from bids_fmmtc.modalities.weights import weights_file, weights_sha256
 from bids_fmmtc.recipe import ModalitySpec, Recipe
 from bids_fmmtc.types import Float32, Int32, Windowed
+
+__all__ = ["BrainLM", "BrainLMConfig", "BrainLMModality", "load_brainlm"]
 
 MAX_PIECES = 5000
 """Rows of the position table: the most tokens one parcel can have."""
 
 EMBEDDING_DROPOUT = 0.1
 """Dropout after the position table, in training; fixed by the architecture, not by the config."""
-
-_FETCH = "Fetch the weights with: bids_fmmtc-fetch brainlm."
-_OTHER = "Only BrainLM's time-series checkpoints fit (checkpoint-1400, old_13M), not the vitmae_* ones."
-
-
-# ---------------------------------------------------------------------------------------------------- configuration
-
-
-@dataclass(frozen=True, slots=True)
-class BrainLMConfig:
-    """The fields of BrainLM's ``config.json`` that shape the model, under the names of the file.
-
-    Nothing has a default: the reference's class defaults differ from every published checkpoint, so falling back
-    to them would build another model. Fields of the file that are not listed here are not used.
-
-    Parameters
-    ----------
-    hidden_size, decoder_hidden_size
-        Width H; both must be equal.
-    num_hidden_layers, num_attention_heads, intermediate_size
-        Encoder blocks, heads, and width of the feed-forward layer. ``decoder_...`` are the decoder's.
-    hidden_act, hidden_dropout_prob, layer_norm_eps, initializer_range
-        As in BERT; the activation must be ``gelu``.
-    conv_kernel_size
-        Taps of the depth-wise convolution along the tokens; odd.
-    num_landmarks, segment_means_seq_len
-        Must be equal: attention is then plain softmax attention, else Nyström's approximation.
-    timepoint_patching_size
-        P, frames per token.
-    num_brain_voxels, num_timepoints_per_voxel
-        Parcels and frames seen in training; the model accepts other numbers.
-    mask_ratio, loss_fn, use_tanh_decoder
-        Of pre-training.
-    patch_size, num_channels
-        Leftovers of ViT-MAE that size a tensor nothing uses.
-
-    Raises
-    ------
-    WeightsError
-        A value is out of range or asks for something BrainLM's checkpoints never had.
-    """
-
-    hidden_size: int
-    num_hidden_layers: int
-    num_attention_heads: int
-    intermediate_size: int
-    decoder_hidden_size: int
-    decoder_num_hidden_layers: int
-    decoder_num_attention_heads: int
-    decoder_intermediate_size: int
-    hidden_act: str
-    hidden_dropout_prob: float
-    layer_norm_eps: float
-    initializer_range: float
-    conv_kernel_size: int
-    num_landmarks: int
-    segment_means_seq_len: int
-    timepoint_patching_size: int
-    num_brain_voxels: int
-    num_timepoints_per_voxel: int
-    mask_ratio: float
-    loss_fn: str
-    use_tanh_decoder: bool
-    patch_size: int
-    num_channels: int
-
-    def __post_init__(self) -> None:
-        counts = [f.name for f in fields(self) if f.type == "int" and getattr(self, f.name) < 1]
-        if counts:
-            raise WeightsError(f"BrainLM config: {', '.join(counts)} must be at least 1.")
-        for ok, message in (
-            (self.decoder_hidden_size == self.hidden_size, "decoder_hidden_size must equal hidden_size"),
-            (self.hidden_size % 2 == 0, "hidden_size must be even"),
-            (self.hidden_size % self.num_attention_heads == 0, "hidden_size must be divisible by the heads"),
-            (
-                self.hidden_size % self.decoder_num_attention_heads == 0,
-                "decoder_hidden_size must be divisible by the decoder's heads",
-            ),
-            (
-                self.num_landmarks == self.segment_means_seq_len,
-                "num_landmarks must equal segment_means_seq_len (full softmax attention)",
-            ),
-            (self.hidden_act == "gelu", f"hidden_act must be gelu, found {self.hidden_act!r}"),
-            (self.conv_kernel_size % 2 == 1, "conv_kernel_size must be odd"),
-            (self.loss_fn in ("mse", "mae"), f"loss_fn must be mse or mae, found {self.loss_fn!r}"),
-            (0 <= self.mask_ratio < 1, "mask_ratio must lie in 0..1, below 1"),
-            (0 <= self.hidden_dropout_prob < 1, "hidden_dropout_prob must lie in 0..1, below 1"),
-            (0 < self.layer_norm_eps < math.inf, "layer_norm_eps must be positive"),
-            (0 <= self.initializer_range < math.inf, "initializer_range must not be negative"),
-        ):
-            if not ok:
-                raise WeightsError(f"BrainLM config: {message}.", _OTHER)
-
-    @classmethod
-    def from_json(cls, data: Any, source: str = "config.json") -> BrainLMConfig:
-        """Build a config from the content of a ``config.json``.
-
-        Parameters
-        ----------
-        data
-            The parsed JSON.
-        source
-            What to call it in messages.
-
-        Raises
-        ------
-        WeightsError
-            Not BrainLM's config, a field is missing or of the wrong type; all such fields are named.
-        """
-        if not isinstance(data, Mapping):
-            raise WeightsError(f"{source}: expected an object, found {type(data).__name__}.", _OTHER)
-        model_type = data.get("model_type", "brainlm_mae")
-        if model_type != "brainlm_mae":
-            raise WeightsError(f"{source}: model_type is {model_type!r}, expected 'brainlm_mae'.", _OTHER)
-        missing = [f.name for f in fields(cls) if f.name not in data]
-        if missing:
-            raise WeightsError(
-                f"{source}: not a BrainLM config, these fields are missing: {', '.join(missing)}.", _OTHER
-            )
-        # bool is an int in Python but not in JSON, hence `type` and not `isinstance`.
-        kinds: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "bool": (bool,), "str": (str,)}
-        wrong = [f.name for f in fields(cls) if type(data[f.name]) not in kinds[str(f.type)]]
-        if wrong:
-            found = ", ".join(f"{name} = {json.dumps(data[name])}" for name in wrong)
-            raise WeightsError(f"{source}: fields of the wrong type: {found}.", _OTHER)
-        return cls(**{f.name: data[f.name] for f in fields(cls)})
-
-    @classmethod
-    def from_file(cls, path: Path) -> BrainLMConfig:
-        """Read a ``config.json``.
-
-        Raises
-        ------
-        MissingInputError
-            The file is not there.
-        WeightsError
-            It is not readable JSON, or as `from_json`.
-        """
-        try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            raise MissingInputError(f"BrainLM config {path} does not exist.", _FETCH) from None
-        except (OSError, ValueError) as error:
-            raise WeightsError(f"BrainLM config {path} is not readable JSON: {error}.", _FETCH) from None
-        return cls.from_json(data, str(path))
 
 
 # ------------------------------------------------------------------------------------------------------------ model
@@ -624,7 +481,7 @@ def load_brainlm(folder: Path, expected_sha256: str | None = None, device: str =
     if expected_sha256 is not None and sha256 != expected_sha256.lower():
         raise WeightsError(
             f"BrainLM weights {path} have sha256 {sha256}, expected {expected_sha256}.",
-            "The file is damaged or of another checkpoint. " + _FETCH,
+            "The file is damaged or of another checkpoint. " + FETCH,
         )
     state = _read_state(path)
     with torch.device("meta"):  # shapes without memory: the file brings the values
@@ -636,7 +493,7 @@ def load_brainlm(folder: Path, expected_sha256: str | None = None, device: str =
 
 
 def _read_state(path: Path) -> dict[str, Tensor]:
-    hint = "The file is truncated or not a checkpoint. " + _FETCH
+    hint = "The file is truncated or not a checkpoint. " + FETCH
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)
@@ -682,7 +539,7 @@ def _check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], pa
         if names
     ]
     if problems:
-        raise WeightsError(f"BrainLM weights {path} do not fit. {'; '.join(problems)}.", _OTHER)
+        raise WeightsError(f"BrainLM weights {path} do not fit. {'; '.join(problems)}.", OTHER)
 
 
 # --------------------------------------------------------------------------------------------------------- modality
@@ -714,7 +571,7 @@ class BrainLMModality:
         spec
             Its only option is ``token_order`` (see `TokenOrder`); without it the order is ``identity``.
         recipe
-            ``windows.length`` must be a multiple of the frames per token.
+            Not used; `bids_fmmtc.modalities.check_spec` has compared it with the checkpoint.
         weights
             Folder with ``config.json`` and the weights file.
         device
@@ -723,25 +580,16 @@ class BrainLMModality:
         Raises
         ------
         RecipeError
-            An unknown option, a token order that does not fit, or a window length that tokens do not divide.
+            A token order that is none.
         MissingInputError
             The folder is not given or not there.
         WeightsError
             As `load_brainlm`.
         """
-        unknown = sorted(set(spec.options) - {"token_order"})
-        if unknown:
-            raise RecipeError(f"recipe: brainlm has no option {', '.join(unknown)}; known is token_order.")
-        order = TokenOrder.from_json(spec.options["token_order"]) if "token_order" in spec.options else TokenOrder()
+        del recipe
         if weights is None:
-            raise MissingInputError("the recipe asks for brainlm, and no folder with its weights is given.", _FETCH)
-        weights_file(weights)  # a folder that is not there is a clearer message than a config that is not
-        length, patch = recipe.windows.length, BrainLMConfig.from_file(weights / "config.json").timepoint_patching_size
-        if length % patch:
-            raise RecipeError(f"recipe: windows.length is {length}; brainlm needs a multiple of {patch} frames.")
-        if recipe.atlas.n_parcels is not None:
-            order.check(recipe.atlas.n_parcels * (length // patch))
-        return cls(load_brainlm(weights, spec.weights_sha256, device), order)
+            raise MissingInputError("the recipe asks for brainlm, and no folder with its weights is given.", FETCH)
+        return cls(load_brainlm(weights, spec.weights_sha256, device), token_order(spec))
 
     @property
     def weights_sha256(self) -> str | None:
@@ -753,6 +601,7 @@ class BrainLMModality:
         """H, the length of a window's vector."""
         return self.model.config.hidden_size
 
+    @strict()
     @torch.inference_mode()
     def compute(self, source: Windowed, windows: Int32) -> Float32:
         """Return the CLS vectors of windows, one window at a time (batches are no faster on a CPU, and larger).

@@ -295,15 +295,8 @@ class ConnectivityModality:
 
     @classmethod
     def from_spec(cls, spec: ModalitySpec, recipe: Recipe, weights: Path | None, device: str) -> ConnectivityModality:
-        """Build from a recipe; see `bids_fmmtc.modalities.Modality`. ``weights`` and ``device`` are not used."""
-        del weights, device
-        if spec.options:
-            raise RecipeError(
-                f"modality {spec.name}: unknown option {', '.join(sorted(spec.options))}; it has none.",
-                "The kind of connectivity is chosen in the recipe's connectivity.",
-            )
-        if spec.weights_sha256 is not None:
-            raise RecipeError(f"modality {spec.name} has no weights, but the recipe gives it a weights_sha256.")
+        """Build from a recipe; see `bids_fmmtc.modalities.Modality`. nothing but ``recipe`` is used."""
+        del spec, weights, device
         return cls(recipe.connectivity)
 
     def compute(self, source: Windowed, windows: Int32) -> Float32:

@@ -30,5 +30,10 @@ def weights_file(folder: Path) -> Path:
 
 def weights_sha256(folder: Path) -> str:
     """Return the sha256 of the weights file of an encoder folder, as hexadecimal."""
-    with weights_file(folder).open("rb") as f:
-        return hashlib.file_digest(f, "sha256").hexdigest()
+    return file_sha256(weights_file(folder))
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file, as hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -10,7 +10,8 @@ from __future__ import annotations
 import csv
 import tempfile
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,32 @@ from bids_fmmtc.types import Float32, RoiSeries
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# Arguments of nilearn's load_confounds for each strategy; numbers that the recipe holds are added to them. They are
+# the presets of nilearn 0.14.1, spelled out so that another nilearn cannot change them under an equal digest.
+STRATEGIES: Mapping[str, Mapping[str, Any]] = {
+    "none": {"strategy": (), "demean": True},
+    "simple": {"strategy": ("high_pass", "motion", "wm_csf"), "motion": "full", "wm_csf": "basic", "demean": True},
+    "scrubbing": {
+        "strategy": ("high_pass", "motion", "wm_csf", "scrub"),
+        "motion": "full",
+        "wm_csf": "full",
+        "demean": True,
+    },
+    "compcor": {
+        "strategy": ("high_pass", "motion", "compcor"),
+        "motion": "full",
+        "compcor": "anat_combined",
+        "n_compcor": "all",
+        "demean": True,
+    },
+    "ica_aroma": {
+        "strategy": ("high_pass", "wm_csf", "ica_aroma"),
+        "wm_csf": "basic",
+        "ica_aroma": "full",
+        "demean": True,
+    },
+}
 
 HEAD_RADIUS_MM = 50.0  # Power et al. 2012: rotations become millimetres on a sphere of this radius
 
@@ -79,6 +106,9 @@ class Cleaned:
         Non-steady-state and scrubbed frames.
     regressors
         Names of the confounds regressed out.
+    parameters
+        JSON-ready: the arguments that confounds were chosen (``load_confounds``) and series cleaned (``clean``) with,
+        and nilearn's version; empty where nothing was cleaned.
     """
 
     values: Float32
@@ -86,6 +116,7 @@ class Cleaned:
     n_dropped: int
     n_censored: int
     regressors: tuple[str, ...]
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_confounds(path: Path, n_frames: int) -> Confounds:
@@ -125,7 +156,7 @@ def denoise(raw: RoiSeries, confounds: Confounds | None, spec: Denoising) -> Cle
     confounds
         The recording's table; None when it has none.
     spec
-        Strategy (nilearn's ``load_confounds_strategy`` of that name, or none), global signal, filters.
+        Strategy (see `STRATEGIES`), global signal, filters, limits for scrubbing.
 
     Returns
     -------
@@ -135,17 +166,18 @@ def denoise(raw: RoiSeries, confounds: Confounds | None, spec: Denoising) -> Cle
     Raises
     ------
     ConfoundsError
-        The strategy needs columns that are missing; they are named.
+        The strategy needs columns that are missing; they are named. Or a filter limit is not below Nyquist.
     ShortRecordingError
         Scrubbing leaves nothing.
     """
+    check_limits(spec, raw.repetition_time)
     n_frames = len(raw.values)
     keep = np.ones(n_frames, np.bool_)
     dropped = confounds.non_steady if confounds is not None and spec.drop_non_steady_state else 0
     keep[:dropped] = False
     design: pd.DataFrame | None = None
     regressors: tuple[str, ...] = ()
-    if spec.strategy != "none" or spec.global_signal is not None:
+    if confound_arguments(spec)["strategy"]:
         if confounds is None:
             raise ConfoundsError(f"denoising {spec.strategy!r} needs confounds; the recording has none.", _REMEDY)
         design, kept = _design(confounds, spec, n_frames)
@@ -161,12 +193,69 @@ def denoise(raw: RoiSeries, confounds: Confounds | None, spec: Denoising) -> Cle
     if spec.cleans and not raw.lost.all():
         values = _clean(raw, design, keep, spec)
     values[~keep] = np.nan
-    return Cleaned(values, keep, dropped, int((~keep[dropped:]).sum()), regressors)
+    used = _parameters(spec, raw.repetition_time) if spec.cleans else {}
+    return Cleaned(values, keep, dropped, int((~keep[dropped:]).sum()), regressors, used)
+
+
+def check_limits(spec: Denoising, repetition_time: float) -> None:
+    """Refuse filter limits at or above the Nyquist frequency, which nilearn would clip or leave out in silence.
+
+    Raises
+    ------
+    ConfoundsError
+        Names the limit.
+    """
+    nyquist = 0.5 / repetition_time
+    for name, limit in (("high_pass", spec.high_pass), ("low_pass", spec.low_pass)):
+        if limit is not None and limit >= nyquist:
+            raise ConfoundsError(
+                f"{name} is {limit:g} Hz, at or above the Nyquist frequency, {nyquist:g} Hz.",
+                "Check the recipe's filters and the repetition time.",
+            )
+
+
+def confound_arguments(spec: Denoising) -> dict[str, Any]:
+    """Return every argument nilearn's ``load_confounds`` is called with; an empty ``strategy`` means it is not."""
+    arguments = dict(STRATEGIES[spec.strategy])
+    if spec.strategy == "scrubbing":
+        arguments["scrub"] = spec.least_segment
+        arguments |= {"fd_threshold": spec.fd_threshold, "std_dvars_threshold": spec.std_dvars_threshold}
+    if spec.global_signal is not None:
+        arguments["strategy"] = (*arguments["strategy"], "global_signal")
+        arguments["global_signal"] = spec.global_signal
+    return arguments
+
+
+def _clean_arguments(spec: Denoising, repetition_time: float) -> dict[str, Any]:
+    """Return the arguments of nilearn's ``clean`` that do not depend on the recording's frames."""
+    return {
+        "detrend": spec.detrend,
+        "standardize": None,
+        "standardize_confounds": True,
+        "filter": "butterworth" if spec.high_pass or spec.low_pass else False,
+        "high_pass": spec.high_pass,
+        "low_pass": spec.low_pass,
+        "t_r": repetition_time,
+        "extrapolate": True,
+    }
+
+
+def _parameters(spec: Denoising, repetition_time: float) -> dict[str, Any]:
+    from nilearn import __version__  # noqa: PLC0415
+
+    chosen = confound_arguments(spec)
+    chosen["strategy"] = list(chosen["strategy"])
+    return {
+        "load_confounds": chosen if chosen["strategy"] else None,
+        "cosine_regressors": "high_pass" in chosen["strategy"] and spec.high_pass is None,
+        "clean": _clean_arguments(spec, repetition_time),
+        "nilearn": str(__version__),
+    }
 
 
 def _design(confounds: Confounds, spec: Denoising, n_frames: int) -> tuple[pd.DataFrame, NDArray[np.bool_]]:
-    """Let nilearn choose the regressors (T, C) and the frames to keep (T,)."""
-    from nilearn.interfaces.fmriprep import load_confounds, load_confounds_strategy  # noqa: PLC0415  (2 s)
+    """Let nilearn read the regressors (T, C) and the frames to keep (T,)."""
+    from nilearn.interfaces.fmriprep import load_confounds  # noqa: PLC0415  (2 s)
 
     # nilearn finds the table by the image's name and knows fewer names than there are in the wild (old suffixes,
     # several runs that share a prefix). A folder of links under one plain name leaves it nothing to guess.
@@ -180,12 +269,7 @@ def _design(confounds: Confounds, spec: Denoising, n_frames: int) -> tuple[pd.Da
         if sidecar.is_file():
             link.with_suffix(".json").symlink_to(sidecar)
         try:
-            if spec.strategy == "none":
-                table, sample = load_confounds(str(image), ("global_signal",), global_signal=spec.global_signal)
-            else:
-                table, sample = load_confounds_strategy(
-                    str(image), denoise_strategy=spec.strategy, global_signal=spec.global_signal
-                )
+            table, sample = load_confounds(str(image), **confound_arguments(spec))
         except (ValueError, KeyError, OSError) as error:
             text = " ".join(str(error).split()).rstrip(".").replace(str(link.with_suffix(".json")), sidecar.name)
             raise ConfoundsError(f"{confounds.path.name} does not serve {spec.strategy!r}: {text}.", _REMEDY) from None
@@ -203,21 +287,9 @@ def _clean(raw: RoiSeries, design: pd.DataFrame | None, keep: NDArray[np.bool_],
     """Regress, filter and censor the parcels that have signal; dropped rows come back as NaN."""
     from nilearn.signal import clean  # noqa: PLC0415
 
-    nyquist = 0.5 / raw.repetition_time
-    if spec.high_pass is not None and spec.high_pass >= nyquist:  # nilearn would clip it and leave next to nothing
-        raise ConfoundsError(
-            f"high_pass is {spec.high_pass:g} Hz, at or above the Nyquist frequency, {nyquist:g} Hz.",
-            "Check the recipe's filters and the repetition time.",
-        )
     found = ~raw.lost
-    arguments: dict[str, Any] = {
-        "detrend": spec.detrend,
-        "standardize": None,
+    arguments = _clean_arguments(spec, raw.repetition_time) | {
         "confounds": design if design is not None and design.shape[1] else None,
-        "filter": "butterworth" if spec.high_pass or spec.low_pass else False,
-        "high_pass": spec.high_pass,
-        "low_pass": spec.low_pass,
-        "t_r": raw.repetition_time,
         "sample_mask": None if keep.all() else np.flatnonzero(keep),
     }
     with warnings.catch_warnings():

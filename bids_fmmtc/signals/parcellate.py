@@ -57,8 +57,8 @@ class Header:
 class Parcellated:
     """Parcel series of a recording and what else one pass over it tells.
 
-    ``n_voxels`` (R,) are the voxels each mean was taken over; ``tsnr`` is the median over voxels of temporal mean
-    divided by temporal standard deviation.
+    ``n_voxels`` (R,) are the voxels with signal each mean was taken over; ``tsnr`` is the median over voxels of
+    temporal mean divided by temporal standard deviation.
     """
 
     series: RoiSeries
@@ -197,7 +197,8 @@ def parcellate(
     Parcellated
         Values are means in the image's units (slope and intercept applied), summed in float64. A voxel that is zero
         in every frame lies outside the field of view and counts neither in the mean nor in coverage. NaN voxels are
-        left out of the mean of their frame.
+        left out of the mean of their frame. A parcel whose mean is the same in all frames holds no signal: it is
+        lost, and its voxels and coverage are 0.
 
     Raises
     ------
@@ -214,6 +215,7 @@ def parcellate(
     values[:, voxels.rows] = means
     counts = np.zeros(n_parcels, np.int64)
     counts[voxels.rows] = n_voxels
+    counts[(values == values[0]).all(axis=0)] = 0  # as stored, in float32: what a later step could see change
     coverage = np.divide(counts, grid.expected, out=np.zeros(n_parcels), where=grid.expected > 0).astype(np.float32)
     # A parcel with a frame that has no finite voxel at all has a hole no later step could carry.
     lost = (counts == 0) | (coverage < least_coverage) | np.isnan(values).any(axis=0)
@@ -257,8 +259,8 @@ class _Accumulator:
         self._zero = -self._intercept / self._slope  # the raw value that means 0
         self._gathered = np.empty(n, header.dtype)
         self._sums = np.zeros((header.shape[3], len(voxels.starts)))
-        self._nan: dict[int, NDArray[np.bool_]] = {}
-        self._last_nan: NDArray[np.bool_] | None = None
+        self._nan: dict[int, NDArray[np.uint8]] = {}  # frame -> mask of voxels, eight to a byte
+        self._last_nan: NDArray[np.uint8] | None = None
         self._signal = np.zeros(n, np.bool_)
         self._complete = n == 0
         self._step = max(1, n // TSNR_VOXELS)
@@ -283,8 +285,9 @@ class _Accumulator:
         missing = ~np.isfinite(values)
         np.add.reduceat(np.where(missing, 0, values), self._voxels.starts, dtype=np.float64, out=self._sums[self._t])
         # NaN mostly means out of the field of view, the same voxels in every frame: keep one mask for all of them.
-        if self._last_nan is None or not np.array_equal(missing, self._last_nan):
-            self._last_nan = missing
+        packed = np.packbits(missing)
+        if self._last_nan is None or not np.array_equal(packed, self._last_nan):
+            self._last_nan = packed
         self._nan[self._t] = self._last_nan
 
     def _sample(self, values: NDArray[Any]) -> None:
@@ -299,7 +302,8 @@ class _Accumulator:
         n_voxels = self._voxels.count(self._signal)
         counts = np.broadcast_to(n_voxels, self._sums.shape).copy()
         sums = self._sums - self._voxels.count(~self._signal) * self._zero
-        for t, missing in self._nan.items():
+        for t, packed in self._nan.items():
+            missing = np.unpackbits(packed, count=self._signal.size).view(np.bool_)
             counts[t] = self._voxels.count(self._signal & ~missing)
             sums[t] = self._sums[t] - self._voxels.count(~self._signal & ~missing) * self._zero
         with np.errstate(invalid="ignore", divide="ignore"):

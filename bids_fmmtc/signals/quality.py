@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bids_fmmtc.signals.denoise import Cleaned, Confounds
 from bids_fmmtc.signals.parcellate import Parcellated
+from bids_fmmtc.signals.windows import Frames
 
 HIGH_MOTION_MM = 0.5  # mean framewise displacement
 FEW_MINUTES = 5.0  # functional connectivity of an individual is unreliable below
@@ -40,10 +41,10 @@ def measure(
     raw: Parcellated,
     cleaned: Cleaned,
     confounds: Confounds | None,
+    frames: Frames,
     *,
     placement: str,
     has_mask: bool,
-    padded: bool,
     header_tr: float | None,
 ) -> dict[str, Any]:
     """Gather the quality numbers of one recording, JSON-ready (None where unknown).
@@ -51,8 +52,11 @@ def measure(
     Returns
     -------
     dict
-        ``n_frames``, ``n_dropped`` (non-steady-state), ``n_censored``, ``n_frames_left``, ``minutes_left``;
-        ``repetition_time`` and ``header_repetition_time`` in s; ``mean_fd``, ``max_fd`` in mm and ``share_high_fd``
+        ``n_frames``, ``n_dropped`` (non-steady-state), ``n_censored``; ``n_frames_left`` and ``minutes_left``, what
+        dropping and censoring leave of the recording's own frames, before resampling and windowing;
+        ``n_frames_in_windows``, the distinct frames that windows cover, ``window_repetition_time`` s apart (the
+        target when frames were resampled, else ``repetition_time``); ``repetition_time`` (the recording's own) and
+        ``header_repetition_time`` in s; ``mean_fd``, ``max_fd`` in mm and ``share_high_fd``
         over all frames but dropped ones (Power's framewise displacement); ``mean_std_dvars`` (fMRIPrep's
         standardised DVARS); ``tsnr`` (median over labelled voxels); ``mean_coverage``, ``least_coverage``,
         ``n_low_coverage``, ``n_lost_parcels``, ``n_parcels``; and ``flags``.
@@ -68,6 +72,8 @@ def measure(
         "n_censored": cleaned.n_censored,
         "n_frames_left": left,
         "minutes_left": _number(left * series.repetition_time / 60),
+        "n_frames_in_windows": frames.n_in_windows,
+        "window_repetition_time": float(frames.repetition_time),
         "repetition_time": series.repetition_time,
         "header_repetition_time": header_tr,
         "mean_fd": _reduce(np.nanmean, fd, used),
@@ -82,7 +88,7 @@ def measure(
         "n_parcels": series.values.shape[1],
         "placement": placement,
         "has_mask": has_mask,
-        "padded": padded,
+        "padded": frames.padded,
     }
     numbers["flags"] = [name for name, raised in FLAGS.items() if raised(numbers)]
     return numbers

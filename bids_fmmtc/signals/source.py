@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bids_fmmtc.errors import ConfoundsError, CoverageError, ImageError, RepetitionTimeError, SpaceError
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.signals.atlas import LabelGrid, labels_on_grid
-from bids_fmmtc.signals.denoise import Cleaned, Confounds, denoise, read_confounds
+from bids_fmmtc.signals.denoise import Cleaned, Confounds, check_limits, denoise, read_confounds
 from bids_fmmtc.signals.parcellate import Header, Parcellated, parcellate, read_header
 from bids_fmmtc.signals.quality import measure
 from bids_fmmtc.signals.spaces import Placement, place
@@ -126,13 +126,15 @@ class Source:
         # What can fail fast does so before the long read.
         tr, mask, grid = self.repetition_time, self.mask, self._grids.on(self.header, self.placement)
         _ = self.confounds
+        check_limits(self.recipe.denoising, tr)
         raw = parcellate(self.header, grid, mask, tr, self.recipe.least_coverage)
         lost, n = int(raw.series.lost.sum()), self.atlas.n_parcels
         name, space = self.recording.bold.name, self.recording.space
         if lost > self.recipe.most_lost * n:
             raise CoverageError(
                 f"{lost} of {n} parcels hold no signal (at most {self.recipe.most_lost:.0%} may be lost).",
-                f"Check the affine, the space ({space}) and the brain mask of {name}.",
+                f"Check the affine, the space ({space}) and the brain mask of {name}, and whether its voxels change "
+                "over time.",
             )
         return raw
 
@@ -151,6 +153,11 @@ class Source:
     def windows(self) -> Int32:
         """(W, 2) start and stop in `frames`."""
         return self.cut.windows
+
+    @property
+    def window_onsets(self) -> NDArray[np.float64]:
+        """(W, 2) seconds from the start of the recording: onset of a window's first frame, end of its last one."""
+        return self.cut.window_onsets
 
     @cached_property
     def frames(self) -> Float32:
@@ -179,9 +186,9 @@ class Source:
             self.raw,
             self.cleaned,
             self.confounds,
+            self.cut,
             placement=self.placement.how,
             has_mask=self.recording.mask is not None,
-            padded=self.cut.padded,
             header_tr=self.header.repetition_time,
         )
 

@@ -24,16 +24,35 @@ class Frames:
         (F, R) float32, finite except for lost parcels; uninterrupted stretches one after another.
     windows
         (W, 2) int32 start and stop in ``values``; none crosses from one stretch into the next.
+    onsets
+        (F,) float64 seconds from the start of the recording, its dropped frames included, to each frame of
+        ``values``. Without resampling, ``onsets`` divided by ``repetition_time`` is the row in the recording. A
+        frame that reflection added has the onset of the frame it repeats.
     repetition_time
-        Seconds between frames of ``values``.
+        Seconds between frames of ``values``: the target when they were resampled, else the recording's own.
     padded
         Whether reflection had to fill a window.
     """
 
     values: Float32
     windows: Int32
+    onsets: NDArray[np.float64]
     repetition_time: float
     padded: bool
+
+    @property
+    def n_in_windows(self) -> int:
+        """Distinct frames that windows cover; one that reflection repeats counts once."""
+        covered = np.zeros(len(self.onsets), np.bool_)
+        for start, stop in self.windows:
+            covered[start:stop] = True
+        return len(np.unique(self.onsets[covered]))
+
+    @property
+    def window_onsets(self) -> NDArray[np.float64]:
+        """(W, 2) seconds from the start of the recording: onset of the first frame, end of the last one."""
+        spans = [(part[0], part.max() + self.repetition_time) for part in (self.onsets[a:b] for a, b in self.windows)]
+        return np.array(spans, np.float64).reshape(-1, 2)
 
 
 def stretches(keep: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -76,31 +95,40 @@ def cut(
     ShortRecordingError
         No stretch fills a window and the recipe does not allow padding.
     """
-    parts = [values[a:b] for a, b in stretches(keep)]
+    found = stretches(keep)
     tr = repetition_time
     if target is not None and not np.isclose(target, repetition_time, rtol=1e-3, atol=0):
         # A stretch too short for the spline (and for any window) carries nothing.
-        parts = [resample(p, repetition_time, target) for p in parts if len(p) >= 4]
+        found = [(a, b) for a, b in found if b - a >= 4]
         tr = target
+        parts = [resample(values[a:b], repetition_time, target) for a, b in found]
+    else:
+        parts = [values[a:b] for a, b in found]
+    onsets = [a * repetition_time + np.arange(len(p)) * tr for (a, _), p in zip(found, parts, strict=True)]
     windows = plan_windows([len(p) for p in parts], spec.length, spec.stride)
     padded = False
     if len(windows) == 0:
-        parts, windows, padded = _pad(parts, len(keep), tr, spec)
-    return Frames(np.ascontiguousarray(np.concatenate(parts)), windows, tr, padded)
+        longest = max(range(len(parts)), key=lambda i: len(parts[i]), default=None)
+        n = 0 if longest is None else len(parts[longest])
+        if longest is None or spec.short != "reflect" or n < spec.short_least:
+            raise _too_short(n, len(keep), tr, spec)
+        more = (0, spec.length - n)
+        parts = [np.pad(parts[longest], (more, (0, 0)), mode="reflect")]
+        onsets = [np.pad(onsets[longest], more, mode="reflect")]
+        windows, padded = np.array([[0, spec.length]], np.int32), True
+    return Frames(np.ascontiguousarray(np.concatenate(parts)), windows, np.concatenate(onsets), tr, padded)
 
 
-def _pad(parts: list[Float32], n_frames: int, tr: float, spec: Windows) -> tuple[list[Float32], Int32, bool]:
-    longest = max(parts, key=len, default=np.zeros((0, 0), np.float32))
-    usable = spec.short == "reflect" and len(longest) >= spec.short_least
-    if not usable:
-        least = spec.short_least if spec.short == "reflect" else spec.length
-        raise ShortRecordingError(
-            f"the longest uninterrupted stretch holds {len(longest)} frames ({len(longest) * tr / 60:.1f} min) of "
-            f"{n_frames}, the recipe needs {least}.",
-            "Exclude the recording, or use a recipe with windows.short = reflect or a target_repetition_time.",
-        )
-    extended = np.pad(longest, ((0, spec.length - len(longest)), (0, 0)), mode="reflect")
-    return [extended], np.array([[0, spec.length]], np.int32), True
+def _too_short(n: int, n_frames: int, tr: float, spec: Windows) -> ShortRecordingError:
+    least = spec.short_least if spec.short == "reflect" else spec.length
+    hint = "Exclude the recording, or use a recipe with windows.short = reflect or a target_repetition_time."
+    if n < spec.short_least:  # reflection would refuse it too
+        hint = f"Exclude the recording: reflection needs {spec.short_least} frames too."
+    return ShortRecordingError(
+        f"the longest uninterrupted stretch holds {n} frames ({n * tr / 60:.1f} min) of {n_frames}, the recipe needs "
+        f"{least}.",
+        hint,
+    )
 
 
 def resample(values: Float32, repetition_time: float, target: float) -> Float32:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from bids_fmmtc.dataset.folders import entries, find_derivatives, refuse_absent
-from bids_fmmtc.errors import InputError, MissingInputError
+from bids_fmmtc.dataset.folders import Sidecars, entries, find_derivatives, refuse_absent
+from bids_fmmtc.dataset.naming import Image
+from bids_fmmtc.errors import InputError, MissingInputError, RepetitionTimeError
 
 BOLD = "sub-01_task-rest_space-MNI152NLin6Asym_desc-preproc_bold.nii.gz"
 
@@ -132,3 +133,18 @@ def test_a_file_that_cannot_be_read(tmp_path):
     path.symlink_to(path)
     with pytest.raises(MissingInputError, match="cannot be read"):
         refuse_absent(path)
+
+
+@pytest.mark.parametrize("value", [2000, 720.0, 0.049, 30.1, 0, -2])
+def test_a_repetition_time_no_scanner_has_is_refused(tmp_path, value):
+    image = Image(tmp_path, 0, tmp_path / "sub-1_bold.nii.gz", {"sub": "1"}, ".nii.gz")
+    (tmp_path / "sub-1_bold.json").write_text(json.dumps({"RepetitionTime": value}))
+    with pytest.raises(RepetitionTimeError, match=rf"time of {value:g}, expected 0\.05 to 30, in seconds"):
+        Sidecars().repetition_time(image, ["sub-1_bold.json"])
+
+
+@pytest.mark.parametrize("value", [0.05, 0.72, 30])
+def test_a_repetition_time_that_may_be(tmp_path, value):
+    image = Image(tmp_path, 0, tmp_path / "sub-1_bold.nii.gz", {"sub": "1"}, ".nii.gz")
+    (tmp_path / "sub-1_bold.json").write_text(json.dumps({"RepetitionTime": value}))
+    assert Sidecars().repetition_time(image, ["sub-1_bold.json"]) == value

@@ -8,7 +8,7 @@ import pytest
 
 from bids_fmmtc.dataset import sidecars
 from bids_fmmtc.dataset.describe import atlas_image
-from bids_fmmtc.dataset.sidecars import PREDICTION_COLUMNS, QUALITY_COLUMNS, SCANS_COLUMNS, Links, Subject
+from bids_fmmtc.dataset.sidecars import PREDICTION_COLUMNS, QUALITY_COLUMNS, SCANS_COLUMNS, Context, Links
 from bids_fmmtc.recipe import Denoising, Recipe
 from bids_fmmtc.types import Atlas, Prediction, Recording
 
@@ -20,7 +20,7 @@ ATLAS = Atlas(
     "A424", "S", np.zeros((1, 1, 1), np.int32), np.eye(4), (1,), ("x",), None, np.zeros((1, 3), np.float32), "0" * 64
 )
 QUALITY = dict.fromkeys(QUALITY_COLUMNS, 1) | {"repetition_time": 0.72, "mean_fd": None, "placement": "same"}
-ABOUT = Subject(RECORDING, ATLAS, Recipe(denoising=Denoising(high_pass=0.01)), LINKS, QUALITY)
+ABOUT = Context(RECORDING, ATLAS, Recipe(denoising=Denoising(high_pass=0.01)), LINKS, QUALITY)
 PREDICTION = Prediction("k", 0.75, np.array([0.5, 1.0], np.float32), 0.5, "responder", ("responder",), ("x",), "d")
 
 
@@ -59,19 +59,51 @@ def test_series_say_how_they_were_made():
 
 @pytest.mark.parametrize("placement", ["same", "packaged", "templateflow", "affine"])
 def test_every_placement_has_its_words(placement):
-    about = Subject(RECORDING, ATLAS, Recipe(), LINKS, QUALITY | {"placement": placement})
+    about = Context(RECORDING, ATLAS, Recipe(), LINKS, QUALITY | {"placement": placement})
     assert sidecars.timeseries_sidecar(about, [])["AtlasPlacement"]
 
 
 def test_matrix_coverage_and_features():
-    matrix = storable(sidecars.relmat_sidecar(ABOUT, {"RelationshipMeasure": "x"}, "sub-01/c.tsv"))
-    assert matrix["NodeFiles"] == ["bids::sub-01/c.tsv"]
+    matrix = storable(sidecars.relmat_sidecar(ABOUT, {"RelationshipMeasure": "x"}))
+    assert matrix["NodeFiles"] == ["bids::tpl-S/tpl-S_atlas-A424_res-1_dseg.tsv"]
     assert (matrix["Directed"], matrix["ValidDiagonal"], matrix["StorageFormat"]) == (False, False, "Full")
+    facts = {"ValidDiagonal": True, "NonNegative": True}
+    assert facts.items() <= storable(sidecars.relmat_sidecar(ABOUT, facts)).items()
     assert storable(sidecars.coverage_sidecar(ABOUT))["LeastCoverage"] == 0.0
     record = storable(sidecars.features_record(ABOUT, "k", {"fc": (3, 3)}, "sha"))
     assert (record["Status"], record["FeaturesSHA256"], record["Quality"]) == ("ok", "sha", QUALITY)
     assert record["Modalities"] == {"fc": {"Shape": [3, 3]}}
     assert storable(sidecars.failed_record("k", "image", "why"))["Status"] == "failed"
+
+
+@pytest.mark.parametrize("target", [0.72, 2.0])
+def test_windows_are_placed_in_the_recording(target):
+    about = Context(RECORDING, ATLAS, Recipe(), LINKS, QUALITY | {"window_repetition_time": target})
+    onsets = np.array([[0.72, 144.72], [144.72, 0.1 + 0.2]])
+    record = storable(sidecars.features_record(about, "k", {"fc": (3, 3)}, "sha", onsets))
+    assert record["WindowOnsets"] == [[0.72, 144.72], [144.72, 0.3]]
+    assert (record["WindowRepetitionTime"], record["Resampled"]) == (target, target != 0.72)
+    assert record["EncoderScaling"] == "global_sd"
+    assert "start and stop" in record["WindowIndices"]
+
+
+@pytest.mark.parametrize(
+    ("denoising", "demeaned", "detrended"),
+    [
+        (Denoising(), False, False),
+        (Denoising("simple"), True, True),
+        (Denoising("simple", detrend=False), False, False),
+        (Denoising(high_pass=0.01, detrend=False), True, False),
+        (Denoising(low_pass=0.1), True, True),
+    ],
+)
+def test_series_tell_their_level_and_their_arguments(denoising, demeaned, detrended):
+    about = Context(RECORDING, ATLAS, Recipe(denoising=denoising), LINKS, QUALITY)
+    data = storable(sidecars.timeseries_sidecar(about, ["a"], {"clean": {"detrend": True}}))
+    assert (data["Demeaned"], data["Detrended"]) == (demeaned, detrended)
+    assert ("deviations" in data["Description"]) == demeaned
+    assert data["DenoisingParameters"] == {"clean": {"detrend": True}}
+    assert sidecars.timeseries_sidecar(about, [])["DenoisingParameters"] == {}
 
 
 def test_a_prediction_and_its_absence():
@@ -85,9 +117,9 @@ def test_a_prediction_and_its_absence():
 
 def test_the_row_of_a_session_pools_its_runs():
     runs = [
-        {"mean_fd": 0.1, "n_frames_left": 100, "mean_coverage": 0.9},
-        {"mean_fd": 0.3, "n_frames_left": 50, "mean_coverage": 0.8},
-        {"mean_fd": None, "n_frames_left": 1, "mean_coverage": 1.0},
+        {"mean_fd": 0.1, "n_frames_in_windows": 100, "mean_coverage": 0.9},
+        {"mean_fd": 0.3, "n_frames_in_windows": 50, "mean_coverage": 0.8},
+        {"mean_fd": None, "n_frames_in_windows": 1, "mean_coverage": 1.0},
     ]
     row = sidecars.prediction_row("01", "a", PREDICTION, runs, "ok")
     assert set(row) <= set(PREDICTION_COLUMNS)

@@ -125,7 +125,8 @@ def test_a_full_disk_leaves_the_old_file_and_no_litter(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="/dev/full is not there")
 def test_a_device_that_is_really_full(tmp_path, monkeypatch):
-    (tmp_path / f".x.{os.getpid()}.tmp").symlink_to("/dev/full")
+    monkeypatch.setattr(store.secrets, "token_hex", lambda _: "token")
+    (tmp_path / ".x.token.tmp").symlink_to("/dev/full")
     with pytest.raises(OutputError, match="No space left on device"):
         write_bytes(tmp_path / "x", b"x")
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,5 @@
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -209,11 +210,19 @@ def test_hand_edits_are_found_even_if_they_mean_the_same(copy):
         lambda d: d.update(conformal=3),
         lambda d: d.update(reference=3),
         lambda d: d.update(calibration=None),
+        lambda d: d.update(unit=None),
     ],
 )
 def test_malformed_content_with_a_right_checksum_is_a_bundle_error(copy, change):
     restate(copy, change)
     with pytest.raises(BundleError, match="bundle"):
+        load_bundle(copy)
+
+
+def test_what_was_fitted_per_window_is_refused(copy):
+    assert json.loads((copy / "bundle.json").read_text())["unit"] == "session"
+    restate(copy, lambda d: d.update(unit="window"))
+    with pytest.raises(BundleError, match="must be fitted per session, found 'window'"):
         load_bundle(copy)
 
 

@@ -11,6 +11,8 @@ from bids_fmmtc.learning.calibrate import (
     check_calibration,
     check_conformal,
     check_reference,
+    is_number,
+    pooled,
     prediction_set,
     reference_flags,
 )
@@ -43,6 +45,27 @@ def test_swapping_the_classes_gives_the_complement(pairs):
     np.testing.assert_allclose(
         calibrated(data[:, ::-1], {"kind": "none"}), 1 - calibrated(data, {"kind": "none"}), atol=1e-12
     )
+
+
+@given(logits)
+def test_pooled_logits_differ_by_the_mean_difference(pairs):
+    data = np.array(pairs, np.float32)
+    found = pooled(data)
+    assert (found.shape, found.dtype) == ((1, 2), np.float64)
+    exact = data.astype(np.float64)
+    np.testing.assert_allclose(found[0, 1] - found[0, 0], (exact[:, 1] - exact[:, 0]).mean(), rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(pooled(data[:1]), exact[:1])
+
+
+def test_one_sure_window_does_not_vanish_in_the_mean():
+    """Three windows of logit 1, 1 and 10: the mean of probabilities would be 0.82, the pooled one is 0.98."""
+    data = np.array([[0, 1], [0, 1], [0, 10]])
+    assert calibrated(pooled(data), {"kind": "none"})[0] == pytest.approx(1 / (1 + np.exp(-4)))
+
+
+def test_numbers():
+    assert all(map(is_number, (0, 1.5, np.float32(2))))
+    assert not any(map(is_number, (True, None, "1", math.nan, math.inf, [1])))
 
 
 def test_logits_shape():

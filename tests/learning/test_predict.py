@@ -11,7 +11,7 @@ from bids_fmmtc.learning.calibrate import calibrated
 from bids_fmmtc.learning.predict import Predictor
 
 
-def test_prediction_is_the_mean_of_calibrated_windows(plain, predictor, encoder):
+def test_prediction_is_the_calibrated_mean_logit(plain, predictor, encoder):
     runs = [features(plain, 3, seed=1), features(plain, 2, seed=2)]
     prediction = predictor.predict("sub-1", runs, flags=("motion",))
     head = parts(encoder)["head"].eval()
@@ -19,7 +19,9 @@ def test_prediction_is_the_mean_of_calibrated_windows(plain, predictor, encoder)
         logits = np.concatenate([head({n: torch.tensor(r.arrays[n]) for n in SHAPES}).numpy() for r in runs])
     expected = calibrated(logits, plain.calibration)
     np.testing.assert_allclose(prediction.per_window, expected, atol=1e-6)
-    assert prediction.probability == pytest.approx(expected.mean(), abs=1e-6)
+    difference = float((logits[:, 1] - logits[:, 0]).astype(np.float64).mean())
+    assert prediction.probability == pytest.approx(1 / (1 + np.exp(0.25 - 1.5 * difference)), abs=1e-6)
+    assert prediction.probability != pytest.approx(expected.mean(), abs=1e-6)
     assert prediction.label == plain.classes[int(prediction.probability >= 0.5)]
     assert prediction.digest == plain.digest
     assert prediction.flags == ("motion",)
@@ -73,15 +75,65 @@ def test_features_of_another_recipe_or_shape_are_refused(plain, predictor):
     other = features(plain, digest="f" * 64)
     with pytest.raises(BundleError, match="come from recipe ffff"):
         predictor.predict("s", [features(plain), other])
-    assert predictor.predict("s", [other], expected_digest="f" * 64)
-    with pytest.raises(BundleError, match="come from recipe"):
-        predictor.predict("s", [features(plain)], expected_digest="f" * 64)
     good = features(plain).arrays
     for arrays in ({"fc": good["fc"]}, {**good, "brainlm": good["brainlm"][:, :4]}):
         with pytest.raises(BundleError, match="brainlm is of shape"):
             predictor.predict("s", [features(plain, arrays=arrays)])
     with pytest.raises(DataError, match="no features"):
         predictor.predict("s", [])
+
+
+def with_space(recipe, **changes):
+    return dataclasses.replace(recipe, space=dataclasses.replace(recipe.space, **changes))
+
+
+def test_a_recipe_may_differ_in_space_only_and_is_flagged(plain, predictor):
+    own = plain.recipe
+    other = with_space(own, on_mismatch="affine")
+    run = features(plain, digest=other.digest)
+    assert predictor.predict("s", [run], ("motion",), other).flags == ("motion", "recipe_differs")
+    with pytest.raises(BundleError, match=f"come from recipe {other.digest}, expected {own.digest}"):
+        predictor.predict("s", [run])
+    with pytest.raises(BundleError, match="come from recipe"):
+        predictor.predict("s", [features(plain)], recipe=other)
+    for changed, line in (
+        (dataclasses.replace(own, scaling="none"), 'scaling: "global_sd" there, "none" here'),
+        (dataclasses.replace(other, least_coverage=0.5), "least_coverage: 0.0 there, 0.5 here"),
+        (dataclasses.replace(own, atlas=dataclasses.replace(own.atlas, name="Other")), "atlas.name"),
+        (dataclasses.replace(own, modalities=own.modalities[:1]), "modalities"),
+    ):
+        with pytest.raises(BundleError, match=line) as caught:
+            predictor.predict("s", [features(plain, digest=changed.digest)], recipe=changed)
+        assert "on_mismatch" not in caught.value.message
+
+
+def test_what_the_bundle_leaves_open_may_be_filled_in(plain, predictor):
+    filled = dataclasses.replace(
+        with_space(plain.recipe, warp="packaged"),
+        atlas=dataclasses.replace(plain.recipe.atlas, sha256="a", n_parcels=3),
+    )
+    run = features(plain, digest=filled.digest)
+    assert predictor.predict("s", [run], recipe=filled).flags == ()
+    # But not once it is filled in.
+    bundle = dataclasses.replace(plain, recipe=filled)
+    other = with_space(filled, warp="templateflow")
+    run = features(plain, digest=other.digest)
+    assert Predictor(bundle).predict("s", [run], recipe=other).flags == ("recipe_differs",)
+    other = dataclasses.replace(filled, atlas=dataclasses.replace(filled.atlas, sha256="b"))
+    with pytest.raises(BundleError, match=r'atlas\.sha256: "a" there, "b" here'):
+        Predictor(bundle).predict("s", [features(plain, digest=other.digest)], recipe=other)
+
+
+def test_the_head_computes_strictly(plain):
+    predictor, seen = Predictor(plain), []
+    predictor._head.register_forward_pre_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        predictor.predict("s", [features(plain, 1)])
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == ["highest"]
 
 
 def test_weights_changed_after_loading_are_refused(copy):

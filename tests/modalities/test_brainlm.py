@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from brainlm_parts import CONFIG
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -32,31 +33,6 @@ from bids_fmmtc.recipe import AtlasSpec, ModalitySpec, Recipe, Windows
 FIXTURES = Path(__file__).parents[2].parent / "shared" / "fixtures"
 TOLERANCE = 2e-5
 
-CONFIG = {
-    "hidden_size": 16,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 24,
-    "decoder_hidden_size": 16,
-    "decoder_num_hidden_layers": 1,
-    "decoder_num_attention_heads": 4,
-    "decoder_intermediate_size": 20,
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.0,
-    "layer_norm_eps": 1e-12,
-    "initializer_range": 0.3,
-    "conv_kernel_size": 9,
-    "num_landmarks": 64,
-    "segment_means_seq_len": 64,
-    "timepoint_patching_size": 5,
-    "num_brain_voxels": 6,
-    "num_timepoints_per_voxel": 20,
-    "mask_ratio": 0.2,
-    "loss_fn": "mse",
-    "use_tanh_decoder": False,
-    "patch_size": 2,
-    "num_channels": 3,
-}
 CHECKPOINT_1400 = CONFIG | {
     "hidden_size": 256,
     "num_hidden_layers": 4,
@@ -403,53 +379,6 @@ def test_orders_that_are_none_are_refused(arguments, words):
         random_model().embed(*random_input(), **arguments)
 
 
-# ----------------------------------------------------------------------------------------------------------- config
-
-
-def test_config_reads_the_file_and_never_defaults(tmp_path):
-    path = tmp_path / "config.json"
-    path.write_text(json.dumps(CONFIG | {"model_type": "brainlm_mae", "image_size": [224, 224], "train_mode": "x"}))
-    assert BrainLMConfig.from_file(path) == BrainLMConfig(**CONFIG)
-    for name in CONFIG:
-        with pytest.raises(WeightsError, match=rf"missing: {name}\."):
-            BrainLMConfig.from_json({k: v for k, v in CONFIG.items() if k != name})
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"decoder_hidden_size": 8}, "decoder_hidden_size must equal hidden_size"),
-        ({"hidden_size": 15, "decoder_hidden_size": 15}, "even"),
-        ({"num_attention_heads": 3}, "divisible by the heads"),
-        ({"decoder_num_attention_heads": 3}, "decoder's heads"),
-        ({"num_landmarks": 32}, "full softmax"),
-        ({"hidden_act": "relu"}, "gelu, found 'relu'"),
-        ({"conv_kernel_size": 8}, "odd"),
-        ({"conv_kernel_size": None}, "conv_kernel_size = null"),
-        ({"loss_fn": "huber"}, "mse or mae"),
-        ({"mask_ratio": 1.0}, "mask_ratio"),
-        ({"hidden_dropout_prob": -0.1}, "hidden_dropout_prob"),
-        ({"layer_norm_eps": 0}, "layer_norm_eps"),
-        ({"initializer_range": float("nan")}, "initializer_range"),
-        ({"num_hidden_layers": 0, "patch_size": -1}, "num_hidden_layers, patch_size must be at least 1"),
-        ({"num_hidden_layers": True, "hidden_size": "16"}, 'hidden_size = "16", num_hidden_layers = true'),
-        ({"model_type": "vit_mae"}, "model_type is 'vit_mae'"),
-    ],
-)
-def test_config_values_that_do_not_fit_are_named(change, words):
-    with pytest.raises(WeightsError, match=words):
-        BrainLMConfig.from_json(CONFIG | change)
-
-
-def test_config_file_errors(tmp_path):
-    with pytest.raises(MissingInputError, match="bids_fmmtc-fetch brainlm"):
-        BrainLMConfig.from_file(tmp_path / "config.json")
-    for text in ("{", "[]", "\xff"):
-        (tmp_path / "config.json").write_text(text, encoding="latin-1")
-        with pytest.raises(WeightsError):
-            BrainLMConfig.from_file(tmp_path / "config.json")
-
-
 # ---------------------------------------------------------------------------------------------------------- loading
 
 
@@ -686,12 +615,7 @@ def test_a_permutation_of_another_length_is_refused_as_early_as_possible(folder)
         load_modality(known.modalities[0], known, folder)
 
 
-def test_recipes_that_do_not_fit_are_refused(folder):
-    with pytest.raises(RecipeError, match="no option mask_ratio"):
-        modality(folder, mask_ratio=0.2)
-    uneven = dataclasses.replace(recipe(), windows=Windows(22, 15, short_least=10))
-    with pytest.raises(RecipeError, match=r"windows\.length is 22.*multiple of 5"):
-        load_modality(uneven.modalities[0], uneven, folder)
+def test_weights_that_do_not_fit_the_recipe_are_refused(folder):
     with pytest.raises(MissingInputError, match="bids_fmmtc-fetch brainlm"):
         modality(None)
     with pytest.raises(MissingInputError, match="does not exist"):

@@ -260,7 +260,7 @@ def test_modality_computes_each_window(kind):
 
 def test_modality_has_neither_options_nor_weights():
     for spec, message in (
-        (ModalitySpec("fc", options={"kind": "gram"}), "unknown option kind"),
+        (ModalitySpec("fc", options={"kind": "gram"}), "has no option kind"),
         (ModalitySpec("fc", weights_sha256="0" * 64), "no weights"),
     ):
         with pytest.raises(RecipeError, match=message):

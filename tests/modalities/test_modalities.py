@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from bids_fmmtc.errors import RecipeError
-from bids_fmmtc.modalities import PRETRAINED, TABLE, load_modality
+from bids_fmmtc.modalities import TABLE, Entry, check_spec, load_modality, pretrained
 from bids_fmmtc.recipe import ModalitySpec, Recipe
 
 
@@ -14,12 +14,46 @@ def test_every_name_in_the_table_is_a_modality():
     from importlib import import_module
 
     for name, entry in TABLE.items():
-        module, _, kind = entry.partition(":")
-        modality = getattr(import_module(module), kind)
+        modality, check = (
+            None if path is None else getattr(import_module(path.partition(":")[0]), path.partition(":")[2])
+            for path in (entry.path, entry.check)
+        )
         assert modality.name == name
         assert callable(modality.from_spec)
         assert callable(modality.compute)
-    assert set(PRETRAINED) <= set(TABLE)
+        assert check is None or callable(check)
+    assert pretrained() == ("brainlm",)
+
+
+def test_a_new_encoder_is_one_line(monkeypatch):
+    made = []
+
+    class Toy:
+        from_spec = staticmethod(lambda *arguments: made.append(arguments) or "toy")
+
+    monkeypatch.setattr(sys.modules[__name__], "Toy", Toy, raising=False)
+    monkeypatch.setitem(TABLE, "toy", Entry(f"{__name__}:Toy", pretrained=True))
+    assert pretrained() == ("brainlm", "toy")
+    spec = ModalitySpec("toy", "0" * 64)
+    assert load_modality(spec, Recipe(), None) == "toy"
+    assert made == [(spec, Recipe(), None, "cpu")]
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        (ModalitySpec("telepathy"), "no modality 'telepathy'; known are brainlm, fc"),
+        (ModalitySpec("fc", options={"kind": "gram", "a": 1}), "fc has no option a, kind; it takes none"),
+        (ModalitySpec("fc", "0" * 64), "fc has no weights"),
+        (ModalitySpec("brainlm", options={"zoo": 1}), "brainlm has no option zoo"),
+    ],
+)
+def test_what_no_modality_takes_is_refused_before_one_is_built(spec, words):
+    with pytest.raises(RecipeError, match=words) as caught:
+        check_spec(spec, Recipe())
+    assert caught.value.exit_code == 65
+    with pytest.raises(RecipeError, match=words):
+        load_modality(spec, Recipe(), None)
 
 
 def test_an_unknown_name_lists_the_known_ones():

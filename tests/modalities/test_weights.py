@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from bids_fmmtc.errors import MissingInputError
-from bids_fmmtc.modalities.weights import NAMES, weights_file, weights_sha256
+from bids_fmmtc.modalities.weights import NAMES, file_sha256, weights_file, weights_sha256
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def test_safetensors_come_before_pickle(folder):
     assert weights_file(folder).name == "pytorch_model.bin"
     (folder / "model.safetensors").write_bytes(b"new")
     assert weights_file(folder).name == "model.safetensors"
-    assert weights_sha256(folder) == hashlib.sha256(b"new").hexdigest()
+    assert weights_sha256(folder) == file_sha256(folder / "model.safetensors") == hashlib.sha256(b"new").hexdigest()
 
 
 @pytest.mark.parametrize("name", NAMES)

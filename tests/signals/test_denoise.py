@@ -1,3 +1,4 @@
+import json
 import tempfile
 import warnings
 from pathlib import Path
@@ -11,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from bids_fmmtc.errors import ConfoundsError, ShortRecordingError
 from bids_fmmtc.recipe import Denoising
-from bids_fmmtc.signals.denoise import Confounds, denoise, read_confounds
+from bids_fmmtc.signals.denoise import STRATEGIES, Confounds, confound_arguments, denoise, read_confounds
 from bids_fmmtc.signals.parcellate import parcellate, read_header
 from bids_fmmtc.types import RoiSeries
 
@@ -147,6 +148,44 @@ def test_detrend_false_keeps_the_trend(slab):
 # strategies
 
 
+@pytest.mark.parametrize("name", [s for s in STRATEGIES if s != "none"])
+def test_strategies_are_nilearns_presets(name):
+    from nilearn.interfaces.fmriprep.load_confounds_strategy import preset_strategies
+
+    # load_confounds_strategy drops global_signal unless it is asked for.
+    expected = {k: v for k, v in preset_strategies[name].items() if k != "global_signal"}
+    assert confound_arguments(Denoising(name)) == expected
+    assert set(preset_strategies) == set(STRATEGIES) - {"none"}
+    more = confound_arguments(Denoising(name, "full"))
+    assert more == expected | {"strategy": (*expected["strategy"], "global_signal"), "global_signal": "full"}
+
+
+def test_another_nilearn_changes_no_strategy(table, monkeypatch):
+    from nilearn.interfaces.fmriprep.load_confounds_strategy import preset_strategies
+
+    monkeypatch.setitem(preset_strategies["simple"], "wm_csf", "full")
+    got = denoise(series(40), read_confounds(table(), 40), Denoising("simple"))
+    assert "csf_power2" not in got.regressors
+
+
+@pytest.mark.parametrize("spec", [Denoising("scrubbing", "basic", least_segment=3), Denoising(high_pass=0.01)])
+def test_what_was_done_is_told_in_json(table, spec):
+    got = denoise(series(40), read_confounds(table(), 40), spec).parameters
+    assert json.loads(json.dumps(got, allow_nan=False)) == got
+    assert got["clean"]["detrend"] is True
+    assert (got["clean"]["high_pass"], got["clean"]["t_r"]) == (spec.high_pass, 2.0)
+    if spec.strategy == "none":
+        assert got["load_confounds"] is None
+    else:
+        assert got["load_confounds"] == confound_arguments(spec) | {"strategy": got["load_confounds"]["strategy"]}
+        assert got["load_confounds"]["strategy"] == list(confound_arguments(spec)["strategy"])
+        assert (got["load_confounds"]["scrub"], got["cosine_regressors"]) == (3, True)
+
+
+def test_nothing_done_is_nothing_told():
+    assert denoise(series(40), None, Denoising()).parameters == {}
+
+
 def test_none_returns_the_raw_values(table):
     raw = series(40, lost=[2])
     for confounds in (None, read_confounds(table(), 40)):
@@ -234,10 +273,12 @@ def test_filters_need_no_confounds():
     assert np.abs(got - fast[20:-20]).max() < 1
 
 
-def test_a_high_pass_that_leaves_nothing_is_refused():
+@pytest.mark.parametrize("name", ["high_pass", "low_pass"])
+@pytest.mark.parametrize("lost", [(), range(5)])
+def test_a_limit_that_nilearn_would_clip_is_refused(name, lost):
     for limit in (0.25, 0.3):  # the Nyquist frequency is 0.25 Hz; nilearn would clip the limit and go on
-        with pytest.raises(ConfoundsError, match=r"high_pass .* Nyquist frequency, 0\.25 Hz"):
-            denoise(series(40), None, Denoising(high_pass=limit))
+        with pytest.raises(ConfoundsError, match=rf"{name} .* Nyquist frequency, 0\.25 Hz"):
+            denoise(series(40, lost=lost), None, Denoising(**{name: limit}))
 
 
 def test_na_cells_do_not_spread(table):
@@ -290,6 +331,29 @@ def test_scrubbing_takes_moved_frames_and_short_segments(table):
     got = denoise(series(60), confounds, Denoising("scrubbing"))
     assert np.flatnonzero(~got.keep).tolist() == [20, 21, 22, 23, 24, 40]
     assert (got.n_censored, got.n_dropped) == (6, 0)
+
+
+@pytest.mark.parametrize(
+    ("limits", "censored"),
+    [
+        ({}, [10, 30, 31, 32, 33, 34]),
+        ({"least_segment": 3}, [10, 30, 34]),
+        ({"fd_threshold": 3.0}, [10]),
+        ({"std_dvars_threshold": 6.0}, [30, 31, 32, 33, 34]),
+        ({"fd_threshold": 0.05, "least_segment": 1}, None),
+    ],
+    ids=str,
+)
+def test_limits_of_scrubbing_are_the_recipes(table, limits, censored):
+    fd, dvars = np.full(60, 0.1), np.ones(60)
+    fd[[30, 34]], dvars[10] = 2.0, 5.0
+    confounds = read_confounds(table(60, columns={"framewise_displacement": fd, "std_dvars": dvars}), 60)
+    spec = Denoising("scrubbing", **limits)
+    if censored is None:
+        with pytest.raises(ShortRecordingError):
+            denoise(series(60), confounds, spec)
+    else:
+        assert np.flatnonzero(~denoise(series(60), confounds, spec).keep).tolist() == censored
 
 
 @pytest.mark.parametrize("drop", [True, False])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bids_fmmtc.errors import ImageError
-from bids_fmmtc.signals.parcellate import frames, parcellate, read_header
+from bids_fmmtc.signals.parcellate import _Accumulator, _Voxels, frames, parcellate, read_header
 
 DTYPES = ("u1", "i2", "u2", "i4", "f4", "f8")
 
@@ -33,7 +33,9 @@ def naive(path, labels, mask, n):
             found = [v[t] for v in voxels if np.isfinite(v[t])]
             if found:
                 values[t, row] = sum(found) / len(found)
-    values[:, np.isnan(values).any(axis=0)] = np.nan
+    constant = (values.astype(np.float32) == values[0].astype(np.float32)).all(axis=0)
+    counts[constant] = 0
+    values[:, constant | np.isnan(values).any(axis=0)] = np.nan
     return values, counts
 
 
@@ -182,6 +184,35 @@ def test_parcel_with_a_frame_of_only_nan_is_lost(write_bold, grid_of, brain):
     raw[labels == 2, 4] = np.nan
     got = check(write_bold(raw), grid_of(labels))
     assert np.flatnonzero(got.series.lost).tolist() == [1]
+
+
+def test_parcels_that_never_change_hold_no_signal(write_bold, grid_of, brain):
+    _, labels, raw = brain
+    raw[labels == 2] = 700
+    raw[labels == 5] = np.arange((labels == 5).sum())[:, None] + 100  # each voxel its own constant
+    raw[labels == 6] = 300
+    raw[(*np.argwhere(labels == 6)[0], 3)] = 301  # changes, if only once
+    got = check(write_bold(raw), grid_of(labels))
+    assert np.flatnonzero(got.series.lost).tolist() == [1, 4]
+    assert (got.series.coverage[[1, 4]] == 0).all()
+    assert got.series.coverage[5] == 1
+
+
+def test_masks_of_nan_take_a_bit_per_voxel_and_are_shared(write_bold, grid_of, brain):
+    rng, labels, raw = brain
+    raw = raw.astype(np.float32)
+    raw[rng.random(labels.shape) < 0.2, :6] = np.nan
+    for t in range(6, 12):
+        raw[rng.random(labels.shape) < 0.2, t] = np.nan
+    path, grid = write_bold(raw), grid_of(labels)
+    header = read_header(path)
+    sums = _Accumulator(_Voxels.of(grid, None), header)
+    for volume in frames(header):
+        sums.add(volume)
+    assert len(sums._nan) == 12
+    assert len({id(mask) for mask in sums._nan.values()}) == 7
+    assert {mask.nbytes for mask in sums._nan.values()} == {-(-int((labels > 0).sum()) // 8)}
+    check(path, grid)
 
 
 def test_least_coverage_loses_whole_parcels(write_bold, grid_of, brain):

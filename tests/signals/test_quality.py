@@ -6,6 +6,7 @@ import pytest
 from bids_fmmtc.signals.denoise import Cleaned, Confounds
 from bids_fmmtc.signals.parcellate import Parcellated
 from bids_fmmtc.signals.quality import FLAGS, measure
+from bids_fmmtc.signals.windows import Frames
 from bids_fmmtc.types import RoiSeries
 
 N, R = 200, 100
@@ -25,9 +26,12 @@ def facts(*, n=N, tr=2.0, lost=0, coverage=1.0, n_low=0, fd=0.1, dropped=0, cens
     table = None
     if fd is not None:
         table = Confounds("x", ("framewise_displacement", "std_dvars"), np.stack([fd, np.full(n, dvars)], 1))
-    options = {"placement": "same", "has_mask": True, "padded": False, "header_tr": tr, **more}
+    options = {"placement": "same", "has_mask": True, "header_tr": tr, **more}
+    windows = np.array([[0, 100], [60, 160]], np.int32)
+    left = np.arange(int(keep.sum())) if more.get("target") is None else np.arange(n)
+    frames = Frames(values, windows, left * 1.0, options.pop("target", tr), options.pop("padded", False))
     raw = Parcellated(RoiSeries(values, share, tr), np.ones(R, np.int64), tsnr)
-    return measure(raw, cleaned, options.pop("confounds", table), **options)
+    return measure(raw, cleaned, options.pop("confounds", table), frames, **options)
 
 
 RAISED = {
@@ -73,6 +77,14 @@ def test_minutes_count_the_frames_that_are_left():
     assert (q["n_frames"], q["n_dropped"], q["n_censored"], q["n_frames_left"]) == (200, 10, 41, 149)
     assert q["minutes_left"] == pytest.approx(149 * 2 / 60, rel=1e-5)
     assert q["flags"] == ["few_minutes"]
+
+
+def test_windows_have_frames_and_a_repetition_time_of_their_own():
+    q = facts(dropped=10)
+    assert (q["n_frames_left"], q["n_frames_in_windows"], q["window_repetition_time"]) == (190, 160, 2.0)
+    q = facts(target=0.72)
+    assert (q["repetition_time"], q["window_repetition_time"], q["n_frames_in_windows"]) == (2.0, 0.72, 160)
+    assert q["minutes_left"] == pytest.approx(200 * 2 / 60, rel=1e-5)  # of the recording's own frames
 
 
 def test_motion_is_of_all_frames_but_dropped_ones():

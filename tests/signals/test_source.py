@@ -22,9 +22,10 @@ AFFINE = np.diag([2.0, 2, 2, 1])
 def tiny(tmp_path, write_bold, tiny_atlas):
     """Build a recording of 30 frames on an 8 x 8 x 8 grid, an atlas of 8 parcels, and what is needed to open it."""
 
-    def make(recipe=None, grids=None, *, mask=True, confounds=True, header_tr=2.0, **change):
+    def make(recipe=None, grids=None, *, mask=True, confounds=True, header_tr=2.0, constant=False, **change):
         rng = np.random.default_rng(0)
         raw = rng.integers(500, 1500, (8, 8, 8, 30)).astype(np.int16)
+        raw[...] = 900 if constant else raw
         bold = write_bold(raw, affine=AFFINE, tr=header_tr, path=tmp_path / "sub-1_bold.nii.gz")
         mask_file, table = tmp_path / "sub-1_mask.nii.gz", tmp_path / "sub-1_confounds.tsv"
         nib.Nifti1Image(np.ones((8, 8, 8), np.uint8), AFFINE).to_filename(mask_file)
@@ -204,6 +205,33 @@ def test_at_most_so_many_parcels_may_be_lost(tiny, most, fails):
         assert np.flatnonzero(source.lost).tolist() == [2, 4]
         assert (source.frames[:, [2, 4]] == 0).all()
         assert (source.scaled[:, [2, 4]] == 0).all()
+
+
+def test_an_image_that_never_changes_is_refused(tiny):
+    with pytest.raises(CoverageError, match="8 of 8 parcels") as caught:
+        _ = tiny(constant=True).raw
+    assert "change over time" in caught.value.hint
+
+
+# windows in time
+
+
+def test_windows_know_their_place_in_the_recording(tiny):
+    source = tiny()
+    assert source.window_onsets.tolist() == [[0, 20], [20, 40], [40, 60]]
+    assert (source.quality["n_frames_in_windows"], source.quality["window_repetition_time"]) == (30, 2.0)
+    source = tiny(Recipe(windows=Windows(10, 10, short_least=5), target_repetition_time=1.0))
+    assert source.window_onsets[-1].tolist() == [40, 50]
+    quality = source.quality
+    assert (quality["n_frames_left"], quality["n_frames_in_windows"], quality["window_repetition_time"]) == (30, 50, 1)
+
+
+@pytest.mark.parametrize("name", ["high_pass", "low_pass"])
+def test_limits_beyond_nyquist_fail_before_the_long_read(tiny, read, name):
+    source = tiny(Recipe(denoising=Denoising(**{name: 0.25})))
+    with pytest.raises(ConfoundsError, match=f"{name} is 0.25 Hz, at or above the Nyquist"):
+        _ = source.raw
+    assert "parcellate" not in read
 
 
 # repetition time

@@ -114,6 +114,59 @@ def test_reflection_is_for_the_short_only():
     assert not got.padded
 
 
+@pytest.mark.parametrize(
+    ("n", "short", "reflects"), [(3, "refuse", False), (99, "reflect", False), (150, "refuse", True)]
+)
+def test_the_hint_advises_only_what_would_help(n, short, reflects):
+    keep = np.ones(n, bool)
+    with pytest.raises(ShortRecordingError) as caught:
+        cut(numbered(keep), keep, 2.0, Windows(short=short), None)
+    assert ("short = reflect" in caught.value.hint) == reflects
+    assert caught.value.hint.startswith("Exclude the recording")
+
+
+# onsets
+
+
+@given(masks, sizes, st.sampled_from([0.72, 2.0]))
+@settings(max_examples=100, deadline=None)
+def test_onsets_are_rows_of_the_recording(keep, size, tr):
+    spec = Windows(*size, short_least=2)
+    if max((b - a for a, b in stretches(keep)), default=0) < spec.length:
+        return
+    got = cut(numbered(keep), keep, tr, spec, None)
+    assert got.onsets.dtype == np.float64
+    np.testing.assert_array_equal(np.rint(got.onsets / tr), got.values[:, 0])
+    rows = [set(got.values[a:b, 0].astype(int).tolist()) for a, b in got.windows]
+    assert got.n_in_windows == len(set().union(*rows))
+    expected = [(min(r) * tr, (max(r) + 1) * tr) for r in rows]
+    np.testing.assert_allclose(got.window_onsets, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("target", [1.0, 3.0])
+def test_onsets_of_resampled_frames_are_times_of_the_recording(target):
+    keep = np.ones(400, bool)
+    keep[:5] = keep[[150, 152, 156]] = False  # stretches of 1 and 3 frames carry nothing
+    times = np.repeat(2.0 * np.arange(400, dtype=np.float32)[:, None], 2, axis=1)  # each frame holds its own time
+    got = cut(times, keep, 2.0, Windows(40, 40), target)
+    assert len(got.onsets) == len(got.values)
+    inner = np.diff(got.onsets) < 1.01 * target
+    assert (~inner).sum() == 1
+    if target == 1.0:
+        np.testing.assert_allclose(got.onsets, got.values[:, 0], atol=1e-3)
+    assert (got.onsets[0], got.window_onsets[0].tolist()) == (10.0, [10.0, 10 + 40 * target])
+    assert got.n_in_windows == 40 * len(got.windows)
+
+
+def test_reflected_frames_keep_the_onset_of_the_frame_they_repeat():
+    keep = np.ones(160, bool)
+    keep[:3] = False
+    got = cut(numbered(keep), keep, 2.0, Windows(short="reflect"), None)
+    np.testing.assert_array_equal(got.onsets, 2 * got.values[:, 0])
+    assert got.n_in_windows == 157
+    assert got.window_onsets.tolist() == [[6.0, 320.0]]
+
+
 # resampling
 
 

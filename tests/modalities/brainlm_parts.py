@@ -1,0 +1,27 @@
+"""The config of a small BrainLM, for the tests of config and model."""
+
+CONFIG = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "decoder_hidden_size": 16,
+    "decoder_num_hidden_layers": 1,
+    "decoder_num_attention_heads": 4,
+    "decoder_intermediate_size": 20,
+    "hidden_act": "gelu",
+    "hidden_dropout_prob": 0.0,
+    "layer_norm_eps": 1e-12,
+    "initializer_range": 0.3,
+    "conv_kernel_size": 9,
+    "num_landmarks": 64,
+    "segment_means_seq_len": 64,
+    "timepoint_patching_size": 5,
+    "num_brain_voxels": 6,
+    "num_timepoints_per_voxel": 20,
+    "mask_ratio": 0.2,
+    "loss_fn": "mse",
+    "use_tanh_decoder": False,
+    "patch_size": 2,
+    "num_channels": 3,
+}
