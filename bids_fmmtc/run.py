@@ -163,7 +163,7 @@ def work_folder(settings: Settings) -> Path:
 
 def write_job(task: Task, work: Path, *, torch: bool) -> tuple[Job, bool]:
     """Write a participant's task file; tell whether an earlier run already did just this, with all outputs there."""
-    from bids_fmmtc.participant import fingerprint  # noqa: PLC0415
+    from bids_fmmtc.recording import fingerprint  # noqa: PLC0415
     from bids_fmmtc.workflow import Job, succeeded  # noqa: PLC0415
 
     job = Job(task.subject, work / f"sub-{task.subject}", memory_gb(task.recordings, task.recipe, torch=torch))

@@ -117,3 +117,35 @@ def dead_url():
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     return f"http://127.0.0.1:{port}"
+
+
+@pytest.fixture(scope="session")
+def two_runs(tmp_path_factory):
+    """Inputs of one synthetic participant with two runs: see `small.write_inputs`."""
+    from small import write_inputs
+
+    from bids_fmmtc.demo import Person
+
+    root = tmp_path_factory.mktemp("two-runs")
+    write_inputs(root, [Person("01", "north", True, 50, "F", 2)])
+    return root
+
+
+@pytest.fixture
+def task(two_runs, tmp_path):
+    """A features-only task on `two_runs`, writing to a folder of the test's own."""
+    from bids_fmmtc import demo
+    from bids_fmmtc.dataset.discover import Query, find_recordings
+    from bids_fmmtc.recipe import Recipe
+    from bids_fmmtc.settings import Task
+
+    found = find_recordings([two_runs / "fmriprep"], Query(spaces=(demo.SPACE,)))
+    return Task(
+        subject="01",
+        recordings=found.recordings,
+        failures=(),
+        recipe=Recipe.read(two_runs / "recipe.json"),
+        output=tmp_path / "out",
+        atlas=two_runs / "atlas-Demo",
+        links={"fmriprep": two_runs / "fmriprep"},
+    )

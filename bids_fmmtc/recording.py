@@ -1,0 +1,252 @@
+"""One recording: reuse or extract its features, write its derivatives. Errors are caught here, once.
+
+A recording that fails becomes a `Failure` with its own row and never costs another.
+"""
+
+from __future__ import annotations
+
+import traceback
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from bids_fmmtc import __version__
+from bids_fmmtc.dataset import sidecars
+from bids_fmmtc.dataset.sidecars import Context, Links
+from bids_fmmtc.dataset.store import (
+    Layout,
+    read_features,
+    read_record,
+    write_array,
+    write_features,
+    write_json,
+    write_text,
+)
+from bids_fmmtc.errors import BundleError, DataError, FmmtcError, OutputError
+from bids_fmmtc.modalities import Modality, load_modality
+from bids_fmmtc.modalities.connectivity import connectivity, describe, measure_name
+from bids_fmmtc.settings import Task
+from bids_fmmtc.signals.atlas import read_atlas
+from bids_fmmtc.signals.source import LabelGrids, Source
+from bids_fmmtc.types import Failure, Features, Recording
+
+if TYPE_CHECKING:
+    from bids_fmmtc.learning.bundle import ModelBundle
+    from bids_fmmtc.learning.predict import Predictor
+
+T = TypeVar("T")
+
+
+@dataclass
+class Workplace:
+    """What the recordings of one participant share, made when first needed: atlas, encoders, the bundle's head."""
+
+    task: Task
+    outputs: list[str] = field(default_factory=list)
+
+    @cached_property
+    def grids(self) -> LabelGrids:
+        """The atlas with its labels on grids already met."""
+        return LabelGrids(read_atlas(self.task.atlas, self.task.recipe.atlas.name))
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Names of output files."""
+        return Layout(self.task.output, self.task.recipe.atlas.name)
+
+    @cached_property
+    def links(self) -> Links:
+        """BIDS URIs."""
+        return Links(self.task.output, self.task.links)
+
+    @cached_property
+    def modalities(self) -> list[Modality]:
+        """Encoders and connectivity, as the recipe names them."""
+        task = self.task
+        return [load_modality(m, task.recipe, task.weights.get(m.name), task.device) for m in task.recipe.modalities]
+
+    @cached_property
+    def bundle(self) -> ModelBundle | None:
+        """The verified bundle, or None."""
+        from bids_fmmtc.learning.bundle import load_bundle  # noqa: PLC0415
+
+        if self.task.bundle is None:
+            return None
+        bundle = load_bundle(self.task.bundle)
+        if bundle.digest != self.task.bundle_digest:
+            raise BundleError(f"bundle {bundle.root} has changed since this run began.", "Run again.")
+        return bundle
+
+    @cached_property
+    def predictor(self) -> Predictor | None:
+        """The bundle's head."""
+        from bids_fmmtc.learning.predict import Predictor  # noqa: PLC0415  (torch, only to predict)
+
+        return None if self.bundle is None else Predictor(self.bundle, self.task.device)
+
+    def wrote(self, *paths: Path) -> None:
+        """Note files that belong to the result."""
+        self.outputs += [self.layout.relative(p) for p in paths]
+
+
+def guarded(key: str, stage: str, place: Workplace, step: Callable[[], T]) -> T | Failure:
+    """Run a step; turn what it raises into a failure with one line, and a traceback file if nobody foresaw it."""
+    try:
+        return step()
+    except OutputError as error:
+        return Failure(key, "write", error.kind, error.message, error.hint)
+    except FmmtcError as error:
+        return Failure(key, stage, error.kind, error.message, error.hint)
+    except MemoryError:
+        return Failure(key, stage, "memory", "there was not enough memory.", "Give fewer --nprocs or more memory.")
+    except Exception as error:
+        text = " ".join(str(error).split())
+        trace = _write_trace(key, place.layout.root)
+        hint = f"This is a fault of the program; please report it with {trace}." if trace else ""
+        return Failure(key, stage, "unexpected", f"{type(error).__name__}: {text}", hint, trace)
+
+
+def _write_trace(key: str, root: Path) -> str | None:
+    path = root / "logs" / f"crash-{key}.txt"
+    try:
+        write_text(path, traceback.format_exc())
+    except OutputError:
+        return None
+    return str(path)
+
+
+def extract(source: Source, modalities: Sequence[Modality]) -> Features:
+    """Turn an opened recording into features.
+
+    Parameters
+    ----------
+    source
+        The recording; its windows must not be empty.
+    modalities
+        What to compute from each window.
+
+    Raises
+    ------
+    FmmtcError
+        Anything that makes the recording unusable; see `bids_fmmtc.errors`.
+    """
+    arrays = {m.name: m.compute(source, source.windows) for m in modalities}
+    return Features(source.recording.key, source.windows, arrays, source.quality, source.recipe.digest)
+
+
+def fingerprint(recording: Recording) -> dict[str, str]:
+    """Tell what a recording is made of apart by content, without reading a compressed image.
+
+    A gzip file ends in the checksum and length of what it holds; other files are summed (CRC-32). What sidecars say
+    counts too: the repetition time, and how the confounds were made.
+    """
+    files = {"bold": recording.bold, "mask": recording.mask, "confounds": recording.confounds}
+    if recording.confounds is not None and recording.confounds.with_suffix(".json").is_file():
+        files["confounds_sidecar"] = recording.confounds.with_suffix(".json")
+    marks = {name: _content(path) for name, path in files.items() if path is not None}
+    return marks | {"repetition_time": str(recording.repetition_time)}
+
+
+def _content(path: Path) -> str:
+    try:
+        with path.open("rb") as f:
+            size = f.seek(0, 2)
+            if path.suffix == ".gz":
+                f.seek(max(size - 8, 0))
+                return f"{size}-{f.read(8).hex()}"
+            f.seek(0)
+            total = 0
+            while block := f.read(1 << 22):
+                total = zlib.crc32(block, total)
+            return f"{size}-{total:08x}"
+    except OSError as error:
+        raise DataError(
+            f"{path.name} cannot be read: {error.strerror or error}.", "Check the file and its disk."
+        ) from None
+
+
+def process_recording(recording: Recording, place: Workplace) -> Features | Failure:
+    """Reuse or extract and write the features of one recording; never raises."""
+    return guarded(recording.key, "extract", place, lambda: _process(recording, place))
+
+
+def _process(recording: Recording, place: Workplace) -> Features:
+    record_file = place.layout.derivative(recording, "features", ".json")
+    marks = fingerprint(recording)
+    found = _reusable(record_file, marks, place)
+    if found is not None:
+        return found
+    source = Source(recording, place.grids, place.task.recipe, place.task.transform)
+    features = extract(source, place.modalities)
+    _write_recording(source, features, marks, place)
+    return features
+
+
+def _reusable(record_file: Path, marks: Mapping[str, str], place: Workplace) -> Features | None:
+    """Return features made earlier by this version and recipe from the same files, if they are whole."""
+    record = read_record(record_file)
+    same = (
+        record is not None
+        and record.get("Status") == "ok"
+        and record.get("RecipeDigest") == place.task.recipe.digest
+        and record.get("SoftwareVersion") == __version__
+        and record.get("InputFingerprint") == marks
+        and all((place.layout.root / name).is_file() for name in record.get("Outputs", []))
+    )
+    if record is None or not same:
+        return None
+    try:
+        features = read_features(record_file)
+    except DataError:
+        return None
+    place.outputs += record["Outputs"]
+    place.wrote(record_file)
+    return features
+
+
+def _write_recording(source: Source, features: Features, marks: Mapping[str, str], place: Workplace) -> None:
+    """Write all derivatives of a recording; the record comes last, so that half a result is never taken for one."""
+    layout, recording, names = place.layout, source.recording, source.atlas.names
+    kind = source.recipe.connectivity.kind
+    about = Context(recording, source.atlas, source.recipe, place.links, source.quality)
+    series = layout.derivative(recording, "timeseries", ".tsv")
+    coverage = layout.derivative(recording, "coverage", ".tsv")
+    matrix = layout.derivative(recording, "relmat", ".tsv", measure_name(kind))
+    arrays = layout.derivative(recording, "features", ".safetensors")
+
+    write_array(series, names, source.cleaned.values)
+    write_json(
+        series.with_suffix(".json"),
+        sidecars.timeseries_sidecar(about, source.cleaned.regressors, source.cleaned.parameters),
+    )
+    write_array(coverage, names, source.raw.series.coverage[None])
+    write_json(coverage.with_suffix(".json"), sidecars.coverage_sidecar(about))
+    write_array(matrix, names, _whole_matrix(source))
+    facts = describe(kind)
+    write_json(matrix.with_suffix(".json"), sidecars.relmat_sidecar(about, facts))
+    shapes = {name: a.shape[1:] for name, a in features.arrays.items()}
+    sha256 = write_features(arrays, features)
+    record = sidecars.features_record(about, features.key, shapes, sha256, source.window_onsets)
+    written = [p for table in (series, coverage, matrix) for p in (table, table.with_suffix(".json"))]
+    record |= {
+        "Device": place.task.device,
+        "InputFingerprint": dict(marks),
+        "Outputs": [layout.relative(p) for p in (*written, arrays)],
+    }
+    record_file = arrays.with_suffix(".json")
+    write_json(record_file, record)
+    place.wrote(*written, arrays, record_file)
+
+
+def _whole_matrix(source: Source) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Return connectivity (R, R) over all frames left, untransformed; lost parcels are NaN."""
+    frames = np.where(source.lost, np.float32(0), source.cleaned.values[source.cleaned.keep])
+    matrix = connectivity(frames, source.recipe.connectivity.kind, fisher_z=False, lost=source.lost)
+    matrix[source.lost] = np.nan
+    matrix[:, source.lost] = np.nan
+    return matrix

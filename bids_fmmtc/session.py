@@ -1,0 +1,110 @@
+"""One session: pool the features of its runs, predict, write the prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+from bids_fmmtc.dataset import sidecars
+from bids_fmmtc.dataset.scans import session_of
+from bids_fmmtc.dataset.store import write_json, write_table
+from bids_fmmtc.errors import DataError, RepetitionTimeError
+from bids_fmmtc.recording import Workplace, guarded
+from bids_fmmtc.types import Failure, Features, Prediction, Recording
+
+SAME_TR = 0.01  # runs whose repetition times differ by more than this share are not pooled
+
+
+def process_session(
+    key: str, runs: Sequence[Recording], results: Mapping[str, Features | Failure], place: Workplace
+) -> Prediction | Failure:
+    """Pool the runs of a session, predict and write; never raises."""
+    good = [r for r in results.values() if isinstance(r, Features)]
+    bad = [r for r in results.values() if isinstance(r, Failure)]
+
+    def step() -> Prediction:
+        predictor = place.predictor
+        if predictor is None:
+            raise DataError("there is no model bundle.")
+        _same_repetition_time(good)
+        flags = [f for features in good for f in features.quality["flags"]] + [f"run_failed:{f.key}" for f in bad]
+        return predictor.predict(key, good, tuple(dict.fromkeys(flags)), place.task.recipe)
+
+    outcome = guarded(key, "predict", place, step) if good else _summary(key, bad)
+    written = guarded(key, "write", place, lambda: write_prediction(key, runs, outcome, good, place))
+    return written if isinstance(written, Failure) else outcome
+
+
+def _same_repetition_time(runs: Sequence[Features]) -> None:
+    times = [r.quality["window_repetition_time"] for r in runs]
+    if max(times) - min(times) > SAME_TR * min(times):
+        found = ", ".join(f"{r.key} {t:g} s" for r, t in zip(runs, times, strict=True))
+        raise RepetitionTimeError(
+            f"runs of one session differ in repetition time: {found}.",
+            "Choose runs with --bids-filter-file, or use a recipe with a target_repetition_time.",
+        )
+
+
+def _summary(key: str, failures: Sequence[Failure]) -> Failure:
+    first = failures[0]
+    more = f" (and {len(failures) - 1} more)" if len(failures) > 1 else ""
+    return Failure(key, first.stage, first.kind, first.message + more, first.hint, first.traceback_file)
+
+
+def write_prediction(
+    key: str,
+    runs: Sequence[Recording],
+    outcome: Prediction | Failure,
+    good: Sequence[Features],
+    place: Workplace,
+) -> None:
+    """Write the prediction of a session, or a row that says why there is none.
+
+    Parameters
+    ----------
+    key
+        The session's key.
+    runs
+        Its recordings; empty where discovery turned all of them down.
+    good
+        Features of those that have any.
+    """
+    subject, session = place.task.subject, runs[0].session if runs else session_of(key)
+    table = place.layout.prediction(subject, session, key, ".tsv")
+    prediction = outcome if isinstance(outcome, Prediction) else None
+    qc = outcome.reason if isinstance(outcome, Failure) else ",".join(outcome.flags) or "ok"
+    row = sidecars.prediction_row(subject, session, prediction, [f.quality for f in good], qc)
+    columns = [c for c in sidecars.PREDICTION_COLUMNS if c != "session_id" or session is not None]
+    done = {f.key for f in good}
+    sources = [place.links.uri(place.layout.derivative(r, "features", ".safetensors")) for r in runs if r.key in done]
+    write_table(table, columns, [row])
+    reason = outcome.reason if isinstance(outcome, Failure) else ""
+    write_json(
+        table.with_suffix(".json"), sidecars.prediction_sidecar(prediction, _model_facts(place), sources, reason)
+    )
+    place.wrote(table, table.with_suffix(".json"))
+
+
+def _model_facts(place: Workplace) -> dict[str, Any]:
+    """Describe the bundle and the conditions under which it was applied."""
+    bundle, task = place.bundle, place.task
+    if bundle is None:
+        return {}
+    rule = task.recipe.windows
+    return {
+        "ModelName": bundle.card.get("title", bundle.root.name),
+        "ModelVersion": str(bundle.card.get("version", "n/a")),
+        "DemoModel": bundle.demo,
+        "BundleDigest": bundle.digest,
+        "EncoderSHA256": {name: e.sha256 for name, e in bundle.encoders.items()},
+        "RecipeDigest": task.recipe.digest,
+        "Classes": list(bundle.classes),
+        "Threshold": bundle.threshold,
+        "Calibration": dict(bundle.calibration),
+        "WindowRule": f"{rule.length} frames every {rule.stride}, pooled over runs: mean of logits, then calibrated",
+        "EnsembleSize": 1,
+        "Seed": task.seed,
+        "Device": task.device,
+        "SoftwareVersions": {name: version(name) for name in ("numpy", "scipy", "torch", "transformers", "nilearn")},
+    }
