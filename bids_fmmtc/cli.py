@@ -111,7 +111,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help="recording not in the atlas's space: warp the labels (default), take both for one (flagged), or refuse",
     )
     group.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="for encoder and head")
-    group.add_argument("--random-seed", type=int, default=0, metavar="N", help="default: 0")
+    group.add_argument(
+        "--random-seed",
+        type=int,
+        default=0,
+        metavar="N",
+        help="recorded, and given to torch; this level draws nothing at random that the recipe does not seed",
+    )
 
 
 def _add_resources(parser: argparse.ArgumentParser) -> None:
