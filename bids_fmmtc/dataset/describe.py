@@ -90,8 +90,14 @@ def check_output(root: Path, recipe: Recipe, inputs: Mapping[str, Path]) -> Mapp
     """
     refuse_inside(root, inputs.values(), "output folder")
     path = root / "dataset_description.json"
+    # Looked for before the description, which is written before them: another job of an array may be writing now.
+    occupied = _occupied(root)
     if not path.exists():
-        _refuse_overwriting(root)
+        if occupied:
+            raise OutputError(
+                f"{root} holds {', '.join(occupied)}, which {NAME} did not make and would overwrite.",
+                "Give an output folder of its own.",
+            )
         return {}
     found = read_record(path)
     ours = _own_entry(found or {})
@@ -107,14 +113,9 @@ def check_output(root: Path, recipe: Recipe, inputs: Mapping[str, Path]) -> Mapp
     return ours
 
 
-def _refuse_overwriting(root: Path) -> None:
-    """Refuse a folder without our description that holds files of the names we would write."""
-    found = [name for name in ("README.md", ".bidsignore", "descriptions.tsv") if (root / name).exists()]
-    if found:
-        raise OutputError(
-            f"{root} holds {', '.join(found)}, which {NAME} did not make and would overwrite.",
-            "Give an output folder of its own.",
-        )
+def _occupied(root: Path) -> list[str]:
+    """Return the files of names we write that are there already."""
+    return [name for name in ("README.md", ".bidsignore", "descriptions.tsv") if (root / name).exists()]
 
 
 def _refuse_other_input(root: Path, description: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:

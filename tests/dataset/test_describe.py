@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bids_fmmtc.dataset import describe
 from bids_fmmtc.dataset.describe import IGNORED, atlas_image, check_output, link, prepare_dataset
 from bids_fmmtc.dataset.scans import write_scans
 from bids_fmmtc.dataset.sidecars import QUALITY_COLUMNS
@@ -154,3 +155,26 @@ def test_the_validator_accepts_the_tree(place, session):
     issues = json.loads(done.stdout)["issues"]["issues"]
     assert done.returncode == 0, issues
     assert not [i for i in issues if i.get("severity") == "error"]
+
+
+def test_files_of_names_we_write_are_left_alone(place):
+    layout, recipe, _, inputs = place
+    layout.root.mkdir()
+    (layout.root / "README.md").write_text("mine")
+    with pytest.raises(OutputError, match="did not make and would overwrite"):
+        check_output(layout.root, recipe, inputs)
+
+
+def test_another_job_may_write_the_dataset_while_this_one_looks(place, monkeypatch):
+    """Jobs of an array start at once on one new folder: whatever is written in between, neither is refused."""
+    layout, recipe, _, inputs = place
+    look = describe._occupied
+
+    def interrupted(root):
+        found = look(root)
+        monkeypatch.setattr(describe, "_occupied", look)
+        prepare_dataset(*place)
+        return found
+
+    monkeypatch.setattr(describe, "_occupied", interrupted)
+    assert check_output(layout.root, recipe, inputs)["Name"] == "bids_fmmtc"
