@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 Int32 = NDArray[np.int32]
+Rows = NDArray[np.intp]
+"""Row numbers of a `Cohort`."""
+OutcomeKind = Literal["classification", "regression"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,3 +293,83 @@ class Prediction:
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
             raise ValueError(f"a probability lies in 0..1, found {self.probability}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cohort:
+    """People with features and an outcome: what a model learns from, or is judged on. N rows, one a session.
+
+    Parameters
+    ----------
+    keys
+        N session keys, ``sub-01_ses-a_task-rest``.
+    subjects
+        N participant ids, ``sub-01``.
+    groups
+        N names of what is never divided between training and test: the participant, or the family.
+    arrays
+        Modality -> N float32 arrays (W_i, *shape), all windows of all runs of the session.
+    y
+        (N,) float64 outcome: 1 responder and 0 non-responder, or a number.
+    kind
+        Which of the two ``y`` holds.
+    covariates
+        Column -> (N, k) float64, NaN where missing; a column of words is k indicators.
+    motion
+        (N,) float64 mean framewise displacement in mm, NaN where unknown.
+    sites, arms
+        N names each, or None where not given.
+    quality
+        N tuples: the quality mapping of each run.
+    digest
+        Of the recipe all features were made with.
+    """
+
+    keys: tuple[str, ...]
+    subjects: tuple[str, ...]
+    groups: tuple[str, ...]
+    arrays: Mapping[str, tuple[Float32, ...]]
+    y: Float64
+    kind: OutcomeKind
+    covariates: Mapping[str, Float64]
+    motion: Float64
+    sites: tuple[str, ...] | None
+    arms: tuple[str, ...] | None
+    quality: tuple[tuple[Mapping[str, Any], ...], ...]
+    digest: str
+
+    def __post_init__(self) -> None:
+        n = len(self.keys)
+        named = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("arrays", "covariates")}
+        columns = {k: v for k, v in named.items() if v is not None and k not in ("kind", "digest")}
+        for name, column in {**columns, **self.arrays, **self.covariates}.items():
+            if len(column) != n:
+                raise ValueError(f"{name} holds {len(column)} rows, expected {n}")
+        if not np.isfinite(self.y).all():
+            raise ValueError("an outcome is not finite")
+        if self.kind == "classification" and not np.isin(self.y, (0, 1)).all():
+            raise ValueError("outcomes to classify are 0 or 1")
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def take(self, rows: Rows) -> Cohort:
+        """Return the cohort of these rows, in this order; arrays are not copied."""
+
+        def some(column: tuple[Any, ...] | None) -> Any:
+            return None if column is None else tuple(column[i] for i in rows)
+
+        return Cohort(
+            keys=some(self.keys),
+            subjects=some(self.subjects),
+            groups=some(self.groups),
+            arrays={name: some(column) for name, column in self.arrays.items()},
+            y=self.y[rows],
+            kind=self.kind,
+            covariates={name: column[rows] for name, column in self.covariates.items()},
+            motion=self.motion[rows],
+            sites=some(self.sites),
+            arms=some(self.arms),
+            quality=some(self.quality),
+            digest=self.digest,
+        )

@@ -22,6 +22,8 @@ BIDS_VERSION = "1.11.0"
 PAPER = "Fan et al., FMM_TC, MICCAI 2025, arXiv:2503.00210"
 NOT_A_DEVICE = "Research software, not a medical device: predictions must not guide the care of an individual patient."
 NAME = "bids_fmmtc"
+IMPORTED_KEY = "ImportedSeries"
+"""In this program's entry under ``GeneratedBy``: true where parcel series were imported, not extracted."""
 
 # bids-validator-deno 3.0.2 does not match ``figures/`` with its slash; both members of a pair are hidden, since a
 # visible JSON beside an ignored table is an error.
@@ -35,11 +37,19 @@ IGNORED = (
     "*_features.*",
     "*_prediction.*",
     "*_predictions.*",
+    "*_qc.*",
+    "group",
 )
 
 
 def prepare_dataset(
-    layout: Layout, recipe: Recipe, atlas: Atlas, inputs: Mapping[str, Path], model: str | None = None
+    layout: Layout,
+    recipe: Recipe,
+    atlas: Atlas,
+    inputs: Mapping[str, Path],
+    model: str | None = None,
+    *,
+    imported: bool = False,
 ) -> None:
     """Write what belongs to the dataset as a whole, the same bytes whichever participant job comes first.
 
@@ -53,18 +63,20 @@ def prepare_dataset(
         Dataset name -> root of each input dataset, first the one that ``GeneratedBy`` continues.
     model
         Digest of the bundle that predicts, if any.
+    imported
+        Whether the parcel series were imported, not extracted from images; said under ``GeneratedBy``.
 
     Raises
     ------
     UsageError
         The output folder is an input.
     OutputError
-        The folder holds somebody else's dataset, or cannot be written.
+        The folder holds somebody else's dataset, or series of the other origin, or cannot be written.
     RecipeError
         It holds results of a different recipe; the differing fields are named.
     """
-    check_output(layout.root, recipe, inputs)
-    description = _description(recipe, inputs, layout.root, model)
+    check_output(layout.root, recipe, inputs, imported=imported)
+    description = _description(recipe, inputs, layout.root, model, imported=imported)
     write_json(layout.root / "dataset_description.json", description)
     write_text(layout.root / ".bidsignore", "\n".join(IGNORED) + "\n")
     write_text(layout.root / "README.md", _README)
@@ -80,8 +92,58 @@ def prepare_dataset(
     _write_atlas(layout.root, atlas)
 
 
-def check_output(root: Path, recipe: Recipe, inputs: Mapping[str, Path]) -> Mapping[str, Any]:
+def prepare_group(root: Path, recipe: Recipe, features: Mapping[str, Path]) -> None:
+    """Make an output folder ready for group tables; a dataset of ours keeps its description.
+
+    Parameters
+    ----------
+    root
+        The output folder.
+    recipe
+        Of the features.
+    features
+        Dataset name -> root of the datasets that features come from; ``root`` may be one of them.
+
+    Raises
+    ------
+    OutputError
+        The folder holds somebody else's dataset, or cannot be written.
+    """
+    if own_entry(read_record(root / "dataset_description.json") or {}) is None:
+        inputs = {name: folder for name, folder in features.items() if folder != root}
+        check_output(root, recipe, inputs)
+        description = _description(recipe, inputs, root, None, imported=False)
+        write_json(root / "dataset_description.json", description)
+        write_text(root / "logs" / "CITATION.md", _CITATION)
+    # Of older versions, too: they knew no group tables.
+    write_text(root / ".bidsignore", "\n".join(IGNORED) + "\n")
+    write_text(root / "README.md", _README)
+
+
+def input_folders(root: Path) -> tuple[Path, ...]:
+    """Return the datasets that an output dataset of ours was made from, as far as they are still there."""
+    links = (read_record(root / "dataset_description.json") or {}).get("DatasetLinks")
+    found = links.values() if isinstance(links, dict) else ()
+    paths = [root / _path(each) for each in found if isinstance(each, str)]
+    return tuple(path.resolve() for path in paths if path.is_dir())
+
+
+def is_demo(root: Path) -> bool:
+    """Tell whether an output dataset was made from the demo's synthetic cohort."""
+    generated = (read_record(root / "dataset_description.json") or {}).get("GeneratedBy")
+    entries = generated if isinstance(generated, list) else []
+    return any(isinstance(entry, dict) and entry.get("Name") == f"{NAME}-demo" for entry in entries)
+
+
+def check_output(
+    root: Path, recipe: Recipe, inputs: Mapping[str, Path], *, imported: bool | None = None
+) -> Mapping[str, Any]:
     """Refuse an output folder that is or lies in an input, is foreign, or holds another recipe's results.
+
+    Parameters
+    ----------
+    imported
+        Refuse images where series were imported before, and the other way round; None does not ask.
 
     Returns
     -------
@@ -100,7 +162,7 @@ def check_output(root: Path, recipe: Recipe, inputs: Mapping[str, Path]) -> Mapp
             )
         return {}
     found = read_record(path)
-    ours = _own_entry(found or {})
+    ours = own_entry(found or {})
     if ours is None:
         raise OutputError(f"{root} holds a dataset that {NAME} did not make.", "Give another output folder.")
     _refuse_other_input(root, found or {}, inputs)
@@ -109,6 +171,13 @@ def check_output(root: Path, recipe: Recipe, inputs: Mapping[str, Path]) -> Mapp
         raise RecipeError(
             f"{root} holds results of another recipe: {'; '.join(differences(there, recipe))}.",
             "Give another output folder, or the recipe that is used there.",
+        )
+    before = bool(ours.get(IMPORTED_KEY))
+    if imported is not None and before != imported:
+        old, new = ("imported series", "images") if before else ("images", "imported series")
+        raise OutputError(
+            f"{root} holds features of {old}, now {new} are given: the two must not be mixed.",
+            "Give another output folder.",
         )
     return ours
 
@@ -154,7 +223,7 @@ def refuse_inside(folder: Path, inputs: Iterable[Path], what: str) -> None:
             raise UsageError(f"the {what} {folder} lies in the input dataset {root}.", "Give another folder.")
 
 
-def _own_entry(description: Mapping[str, Any]) -> Mapping[str, Any] | None:
+def own_entry(description: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return this program's entry, the first under GeneratedBy; None when somebody else made the dataset."""
     generated = description.get("GeneratedBy")
     first = generated[0] if isinstance(generated, list) and generated else None
@@ -169,7 +238,9 @@ def link(folder: Path, root: Path) -> str:
     return folder.as_uri()
 
 
-def _description(recipe: Recipe, inputs: Mapping[str, Path], root: Path, model: str | None) -> dict[str, Any]:
+def _description(
+    recipe: Recipe, inputs: Mapping[str, Path], root: Path, model: str | None, *, imported: bool
+) -> dict[str, Any]:
     first = read_record(next(iter(inputs.values())) / "dataset_description.json") or {}
     upstream = first.get("GeneratedBy") or first.get("PipelineDescription") or []
     authors = first.get("Authors")
@@ -186,6 +257,7 @@ def _description(recipe: Recipe, inputs: Mapping[str, Path], root: Path, model: 
                 "Description": NOT_A_DEVICE,
                 "ConfigurationHash": recipe.digest,
                 "Recipe": recipe.to_json(),
+                **({IMPORTED_KEY: True} if imported else {}),
                 **({"ModelDigest": model} if model else {}),
             },
             *(upstream if isinstance(upstream, list) else [upstream]),
@@ -205,33 +277,53 @@ def atlas_image(atlas: Atlas) -> str:
     return f"tpl-{atlas.space}/tpl-{atlas.space}_atlas-{atlas.name}_res-{resolution}_dseg.nii.gz"
 
 
+def atlas_table(atlas: Atlas) -> str:
+    """Return where the table of the atlas stands in an output dataset, relative to its root."""
+    if has_image(atlas):
+        return atlas_image(atlas).removesuffix(".nii.gz") + ".tsv"
+    return f"tpl-{atlas.space}/tpl-{atlas.space}_atlas-{atlas.name}_dseg.tsv"
+
+
+def has_image(atlas: Atlas) -> bool:
+    """Tell whether an atlas has labels; that of imported series may be a table only."""
+    return atlas.labels.size > 0
+
+
 def _write_atlas(root: Path, atlas: Atlas) -> None:
     """Write labels, table and description of the atlas under its space, labels renumbered 1..R as in the table."""
     name, space = atlas.name, atlas.space
-    path = root / atlas_image(atlas)
-    image = nib.Nifti1Image(atlas.labels.astype(np.int16 if atlas.n_parcels < 2**15 else np.int32), atlas.affine)
-    image.header.set_xyzt_units("mm", "sec")
-    image.header.set_sform(atlas.affine, code="mni")
-    image.header.set_qform(atlas.affine, code="mni")
-    # nibabel's own gzip header would carry the time of writing.
-    write_bytes(path, gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
-    columns = ["index", "name", "x", "y", "z", "source_index", *(["network"] if atlas.networks else [])]
-    stem = str(path).removesuffix(".nii.gz")
-    write_table(Path(f"{stem}.tsv"), columns, [_parcel(atlas, i) for i in range(atlas.n_parcels)])
-    voxel = np.sqrt((atlas.affine[:3, :3] ** 2).sum(0))
     facts: dict[str, Any] = {
         "Description": f"Parcellation {name} with the labels this dataset uses; row order is column order.",
         "SpatialReference": space,
-        "Resolution": " x ".join(f"{v:g}" for v in voxel) + " mm",
+    }
+    if has_image(atlas):
+        _write_labels(root / atlas_image(atlas), atlas)
+        voxel = np.sqrt((atlas.affine[:3, :3] ** 2).sum(0))
+        facts["Resolution"] = " x ".join(f"{v:g}" for v in voxel) + " mm"
+    columns = ["index", "name", "x", "y", "z", "source_index", *(["network"] if atlas.networks else [])]
+    table = root / atlas_table(atlas)
+    write_table(table, columns, [_parcel(atlas, i) for i in range(atlas.n_parcels)])
+    facts |= {
         "AtlasSHA256": atlas.sha256,
         **{axis: {"Description": f"Parcel centre, {axis} (RAS+)", "Units": "mm"} for axis in "xyz"},
         "source_index": {"Description": "Label value in the atlas's own image"},
     }
     if atlas.networks:
         facts["network"] = {"Description": "Network the parcel belongs to"}
-    write_json(Path(f"{stem}.json"), facts)
+    write_json(table.with_suffix(".json"), facts)
     text = f"Parcellation with {atlas.n_parcels} parcels in {space}."
+    if not has_image(atlas):
+        text = f"Parcellation with {atlas.n_parcels} parcels, of imported series; space {space}, no image."
     write_json(root / f"atlas-{name}_description.json", {"Name": name, "Description": text})
+
+
+def _write_labels(path: Path, atlas: Atlas) -> None:
+    image = nib.Nifti1Image(atlas.labels.astype(np.int16 if atlas.n_parcels < 2**15 else np.int32), atlas.affine)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header.set_sform(atlas.affine, code="mni")
+    image.header.set_qform(atlas.affine, code="mni")
+    # nibabel's own gzip header would carry the time of writing.
+    write_bytes(path, gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
 
 
 def _parcel(atlas: Atlas, i: int) -> dict[str, Any]:
@@ -258,12 +350,18 @@ session, where a model bundle was given: a prediction of treatment response. {NO
 |---|---|
 | `*_timeseries.tsv` | one column per parcel, one row per frame of the recording, after denoising; `n/a` where |
 |  | a parcel is lost and where a frame is dropped or censored |
-| `*_coverage.tsv` | share of each parcel's voxels that hold signal inside the brain mask, 0 to 1 |
+| `*_coverage.tsv` | share of each parcel's voxels that hold signal inside the brain mask, 0 to 1; where series were |
+|  | imported it is not known: 1, or 0 in lost parcels |
 | `*_relmat.tsv` | connectivity over all frames left |
 | `*_features.safetensors` | per window: start and stop frames, and one array per modality |
 | `*_features.json` | status, quality, recipe and input fingerprints of the recording |
 | `*_prediction.tsv` | one row: calibrated P(responder), label, spread over windows, flags |
 | `*_scans.tsv` | status and quality of every recording, failed ones too |
+| `phenotype/fmmtc*.tsv` | predictions, one row a participant (one file a session) |
+| `desc-fmmtc_predictions.tsv` | predictions of every participant, session and task; without one, why |
+| `desc-fmmtc_qc.tsv` | quality of every recording |
+| `group/<analysis>/` | an analysis: `evaluation.json`, comparison, out-of-fold predictions, attributions, trial plan, |
+|  | and the model in `bundle/` |
 
 The recipe that made all of it stands in `dataset_description.json` under `GeneratedBy`. Each sidecar names its
 sources as BIDS URIs.

@@ -9,11 +9,12 @@ from types import MappingProxyType
 from typing import Any
 
 from bids_fmmtc import __version__
-from bids_fmmtc.dataset.describe import NOT_A_DEVICE, PAPER, atlas_image
+from bids_fmmtc.dataset.describe import NOT_A_DEVICE, PAPER, atlas_image, atlas_table, has_image
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.types import Atlas, Prediction, Recording
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
+UNDECIDED = "undecided"
 QUALITY_COLUMNS: Mapping[str, Mapping[str, str]] = {
     "n_frames": {"Description": "Frames in the recording"},
     "n_dropped": {"Description": "Leading non-steady-state frames dropped"},
@@ -47,7 +48,11 @@ PREDICTION_COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "session_id": {"Description": "Session"},
     "fmmtc_probability": {"Description": "Calibrated probability of being a responder"},
     "fmmtc_label": {"Description": "Class on this side of the threshold"},
-    "fmmtc_set": {"Description": "Classes in the conformal prediction set"},
+    "fmmtc_set": {"Description": "Classes that the conformal prediction set cannot exclude at the model's error rate"},
+    "fmmtc_decision": {
+        "Description": f"The class in fmmtc_set, or {UNDECIDED} where both are in it; n/a where the model holds "
+        "no conformal quantiles"
+    },
     "fmmtc_sd": {"Description": "Standard deviation of the probability over windows"},
     "fmmtc_n_windows": {"Description": "Windows pooled over all runs"},
     "fmmtc_n_models": {"Description": "Models averaged"},
@@ -84,19 +89,27 @@ class Links:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What all sidecars of one recording share."""
+    """What all sidecars of one recording share; ``others`` are further files it is made of."""
 
     recording: Recording
     atlas: Atlas
     recipe: Recipe
     links: Links
     quality: Mapping[str, Any]
+    others: tuple[Path, ...] = ()
+
+    @property
+    def imported(self) -> bool:
+        """Whether the series were imported, not extracted from an image."""
+        return self.quality.get("placement") == "imported"
 
     @property
     def common(self) -> dict[str, Any]:
         """Return the keys every sidecar starts with."""
+        own = atlas_image(self.atlas) if has_image(self.atlas) else atlas_table(self.atlas)
+        others = [self.links.uri(path) for path in self.others]
         return {
-            "Sources": [*self.links.sources(self.recording), f"bids::{atlas_image(self.atlas)}"],
+            "Sources": [*self.links.sources(self.recording), *others, f"bids::{own}"],
             "TaskName": self.recording.task,
             "RecipeDigest": self.recipe.digest,
         }
@@ -114,6 +127,8 @@ def timeseries_sidecar(
     parameters
         The arguments confounds were chosen and series cleaned with; empty where nothing was cleaned.
     """
+    if about.imported:
+        return _imported_sidecar(about)
     q, d = about.quality, about.recipe.denoising
     detrended = d.cleans and d.detrend
     return {
@@ -141,6 +156,30 @@ def timeseries_sidecar(
     }
 
 
+def _imported_sidecar(about: Context) -> dict[str, Any]:
+    """Describe parcel series that were imported; what was done to them before is not known here."""
+    q = about.quality
+    return {
+        "Description": "Parcel series as imported from the table under Sources, in its units; n/a marks lost parcels "
+        "and censored frames. How the table was made and denoised, its own dataset tells.",
+        **about.common,
+        "SamplingFrequency": round(1 / q["repetition_time"], 9),
+        "RepetitionTime": q["repetition_time"],
+        "StartTime": 0,
+        "SpatialReference": about.recording.space,
+        "AtlasSpace": about.atlas.space,
+        "AtlasSHA256": about.atlas.sha256,
+        "AtlasPlacement": PLACEMENTS[q["placement"]],
+        "DenoisingStrategy": "none here; the series were imported",
+        "ColumnsMatchedBy": q["columns_matched"],
+        "ColumnsLeftOut": list(q["columns_left_out"]),
+        "FramesRemovedBeforeImport": q["frames_removed"],
+        "NumberOfVolumesCensored": q["n_censored"],
+        "MeanFramewiseDisplacement": q["mean_fd"] if q["mean_fd"] is not None else "n/a",
+        "Standardization": "n/a",
+    }
+
+
 _LEVELS = {  # (detrended, high-pass filtered)
     (True, True): "Mean and linear trend are removed: values are deviations, in the units of the image.",
     (True, False): "Mean and linear trend are removed: values are deviations, in the units of the image.",
@@ -152,14 +191,20 @@ PLACEMENTS = {
     "packaged": "labels warped by the displacement field shipped with bids_fmmtc (an approximation; see its JSON)",
     "templateflow": "labels warped by TemplateFlow's transform",
     "affine": "labels taken as if both templates were one, some millimetres off (flagged)",
+    "imported": "none: parcel series were imported, no image was read",
 }
 
 
 def coverage_sidecar(about: Context) -> dict[str, Any]:
     """Describe parcel coverage."""
+    text = (
+        "Share of each parcel's voxels, on the grid of the recording, that lie inside the brain mask and hold signal; "
+        "0 where the parcel's mean never changes."
+    )
+    if about.imported:
+        text = "Not known, since parcel series were imported: 1 where a parcel has signal, 0 where it is lost."
     return {
-        "Description": "Share of each parcel's voxels, on the grid of the recording, that lie inside the brain mask "
-        "and hold signal; 0 where the parcel's mean never changes.",
+        "Description": text,
         **about.common,
         "LeastCoverage": about.recipe.least_coverage,
     }
@@ -178,7 +223,7 @@ def relmat_sidecar(about: Context, facts: Mapping[str, Any]) -> dict[str, Any]:
         "StorageFormat": "Full",
         "NonNegative": False,
         **facts,
-        "NodeFiles": [f"bids::{atlas_image(about.atlas).removesuffix('.nii.gz')}.tsv"],
+        "NodeFiles": [f"bids::{atlas_table(about.atlas)}"],
         "NumberOfVolumes": about.quality["n_frames_left"],
     }
 
@@ -276,9 +321,16 @@ def prediction_row(
             "fmmtc_probability": round(prediction.probability, 6),
             "fmmtc_label": prediction.label,
             "fmmtc_set": prediction.prediction_set,
+            "fmmtc_decision": _decision(prediction.prediction_set),
             "fmmtc_sd": round(float(p.std(ddof=1)), 6) if len(p) > 1 else None,
             "fmmtc_n_windows": len(p),
             "fmmtc_n_models": 1,
             "fmmtc_threshold": prediction.threshold,
         }
     return row
+
+
+def _decision(classes: Sequence[str] | None) -> str | None:
+    if classes is None:
+        return None
+    return classes[0] if len(classes) == 1 else UNDECIDED

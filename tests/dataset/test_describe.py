@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bids_fmmtc.dataset import describe
-from bids_fmmtc.dataset.describe import IGNORED, atlas_image, check_output, link, prepare_dataset
+from bids_fmmtc.dataset.describe import IGNORED, atlas_image, atlas_table, check_output, link, prepare_dataset
 from bids_fmmtc.dataset.scans import write_scans
 from bids_fmmtc.dataset.sidecars import QUALITY_COLUMNS
 from bids_fmmtc.dataset.store import Layout, write_array, write_json
@@ -18,6 +18,7 @@ from bids_fmmtc.errors import OutputError, RecipeError, UsageError
 from bids_fmmtc.recipe import AtlasSpec, Recipe, Windows
 from bids_fmmtc.settings import Task
 from bids_fmmtc.signals.atlas import read_atlas
+from bids_fmmtc.signals.parcels import open_atlas, parcel_atlas
 from bids_fmmtc.types import Recording
 
 VALIDATOR = Path(sys.executable).parent / "bids-validator-deno"
@@ -178,3 +179,54 @@ def test_another_job_may_write_the_dataset_while_this_one_looks(place, monkeypat
 
     monkeypatch.setattr(describe, "_occupied", interrupted)
     assert check_output(layout.root, recipe, inputs)["Name"] == "bids_fmmtc"
+
+
+# imported series
+
+
+def test_imported_series_and_images_are_not_mixed(place):
+    layout, recipe, _, inputs = place
+    prepare_dataset(*place, imported=True)
+    assert description(layout)["GeneratedBy"][0]["ImportedSeries"] is True
+    check_output(layout.root, recipe, inputs)
+    check_output(layout.root, recipe, inputs, imported=True)
+    with pytest.raises(OutputError, match="holds features of imported series, now images are given"):
+        prepare_dataset(*place)
+    other = Layout(layout.root.with_name("other"), layout.atlas)
+    prepare_dataset(other, *place[1:])
+    assert "ImportedSeries" not in description(other)["GeneratedBy"][0]
+    with pytest.raises(OutputError, match="features of images, now imported series"):
+        check_output(other.root, recipe, inputs, imported=True)
+
+
+@pytest.fixture
+def parcels():
+    """A table of parcels without an image, some of them with unknown centres."""
+    xyz = np.array([[1.5, -2, 3], [np.nan] * 3, [0.1, 7, 8]])
+    return parcel_atlas("Own", ["a", "b", "c d"], index=[3, 9, 4], networks=("n", "m", "n"), xyz=xyz)
+
+
+def test_an_atlas_without_image_is_its_table(place, parcels):
+    layout, recipe, _, inputs = place
+    prepare_dataset(layout, recipe, parcels, inputs, imported=True)
+    assert atlas_table(parcels) == "tpl-unknown/tpl-unknown_atlas-Own_dseg.tsv"
+    again = open_atlas(layout.root / atlas_table(parcels))
+    assert (again.name, again.space, again.names, again.networks) == ("Own", "unknown", parcels.names, parcels.networks)
+    np.testing.assert_array_equal(again.xyz, parcels.xyz)
+    assert not list(layout.root.rglob("*.nii.gz"))
+    sidecar = json.loads((layout.root / atlas_table(parcels)).with_suffix(".json").read_text())
+    assert "Resolution" not in sidecar
+    assert atlas_table(place[2]) == atlas_image(place[2]).replace(".nii.gz", ".tsv")
+
+
+@pytest.mark.skipif(not VALIDATOR.is_file(), reason="bids-validator-deno is not installed beside this Python")
+@pytest.mark.parametrize("known", [True, False])
+def test_the_validator_accepts_an_atlas_without_image(place, parcels, known):
+    layout, recipe, _, inputs = place
+    atlas = parcels if known else parcel_atlas("Parcels", ["a", "b"])
+    prepare_dataset(layout, recipe, atlas, inputs, imported=True)
+    write_json(layout.folder("01", None) / "func" / "sub-01_task-rest_timeseries.json", {"Description": "x"})
+    done = subprocess.run(
+        [VALIDATOR, layout.root, "--format", "json"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, json.loads(done.stdout)["issues"]["issues"]) == (0, [])

@@ -1,6 +1,7 @@
 """The JSON beside each derivative: required keys, sources as BIDS URIs, everything storable."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +130,20 @@ def test_the_row_of_a_session_pools_its_runs():
     assert row["fmmtc_sd"] == pytest.approx(np.std([0.5, 1.0], ddof=1), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("classes", "word"),
+    [
+        (("responder",), "responder"),
+        (("non-responder",), "non-responder"),
+        (("non-responder", "responder"), "undecided"),
+        (None, None),
+    ],
+)
+def test_one_of_three_words_is_read(classes, word):
+    row = sidecars.prediction_row("01", "a", replace(PREDICTION, prediction_set=classes), [], "ok")
+    assert (row["fmmtc_set"], row["fmmtc_decision"]) == (classes, word)
+
+
 def test_a_failed_session_keeps_a_row():
     assert sidecars.prediction_row("01", None, None, [], "why") == {"participant_id": "sub-01", "fmmtc_qc": "why"}
 
@@ -136,3 +151,22 @@ def test_a_failed_session_keeps_a_row():
 @pytest.mark.parametrize("columns", [QUALITY_COLUMNS, SCANS_COLUMNS, PREDICTION_COLUMNS])
 def test_every_column_is_described(columns):
     assert all(c["Description"] for c in columns.values())
+
+
+IMPORTED = QUALITY | {"placement": "imported", "columns_matched": "name", "columns_left_out": ["GlobSig"]}
+IMPORTED |= {"frames_removed": True}
+NO_LABELS = np.zeros((0, 0, 0), np.int32)
+CENTRES = np.zeros((1, 3), np.float32)
+TABLE = Atlas("Own", "unknown", NO_LABELS, np.eye(4), (1,), ("x",), None, CENTRES, "0" * 64)
+
+
+def test_imported_series_claim_nothing_they_do_not_know():
+    about = Context(RECORDING, TABLE, Recipe(), LINKS, IMPORTED, (Path("/in/outliers.tsv"),))
+    data = storable(sidecars.timeseries_sidecar(about, []))
+    assert data["Sources"][-2:] == ["bids:more:outliers.tsv", "bids::tpl-unknown/tpl-unknown_atlas-Own_dseg.tsv"]
+    assert not {"Demeaned", "Detrended", "HighPassFilter", "ConfoundRegressors"} & set(data)
+    assert (data["ColumnsLeftOut"], data["FramesRemovedBeforeImport"]) == (["GlobSig"], True)
+    assert "imported" in data["Description"]
+    assert "Not known" in sidecars.coverage_sidecar(about)["Description"]
+    matrix = sidecars.relmat_sidecar(about, {})
+    assert matrix["NodeFiles"] == ["bids::tpl-unknown/tpl-unknown_atlas-Own_dseg.tsv"]
