@@ -137,7 +137,7 @@ def main(arguments: Iterable[str]) -> int:
     task_file, report_file = (Path(a) for a in arguments)
     task = Task.from_json(json.loads(task_file.read_text(encoding="utf-8")))
     if task.weights or task.bundle is not None:
-        task = replace(task, device=_steady_torch(task))
+        task = replace(task, device=steady_torch(task.device, task.threads, task.seed))
     elif task.device == "auto":
         task = replace(task, device="cpu")
     process_subject(task, lambda report: write_json(report_file, report))
@@ -150,15 +150,15 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
 
 
-def _steady_torch(task: Task) -> str:
+def steady_torch(device: str, threads: int, seed: int) -> str:
     """Make the same input give the same bits (fixed threads, deterministic kernels); return the device to use."""
     import torch  # noqa: PLC0415
 
-    torch.set_num_threads(task.threads)
-    torch.manual_seed(task.seed)
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
     torch.use_deterministic_algorithms(mode=True)
-    if task.device != "auto":
-        return task.device
+    if device != "auto":
+        return device
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 

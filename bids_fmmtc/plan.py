@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bids_fmmtc.errors import AtlasError, MissingInputError, UsageError, WeightsError
+import numpy as np
+
+from bids_fmmtc.dataset.beside import SeriesFile
+from bids_fmmtc.dataset.series import choose_atlas, find_series
+from bids_fmmtc.errors import (
+    AtlasError,
+    BundleError,
+    DataError,
+    FmmtcError,
+    MissingInputError,
+    RecipeError,
+    UsageError,
+    WeightsError,
+)
 from bids_fmmtc.modalities import check_spec, pretrained
 from bids_fmmtc.modalities.weights import weights_sha256
 from bids_fmmtc.recipe import AtlasSpec, ModalitySpec, Recipe
 from bids_fmmtc.resources import RESOURCES, find_resource
 from bids_fmmtc.settings import Settings
-from bids_fmmtc.signals.atlas import PUBLISHED_SPACE, read_atlas
+from bids_fmmtc.signals.atlas import PUBLISHED_SPACE, plain, read_atlas
+from bids_fmmtc.signals.parcels import match_columns, open_atlas, read_series
+from bids_fmmtc.signals.series import IMPORTED_DENOISING
 from bids_fmmtc.signals.spaces import place, usable_spaces
 from bids_fmmtc.types import Atlas
 
@@ -21,11 +37,36 @@ if TYPE_CHECKING:
     from bids_fmmtc.learning.bundle import ModelBundle
 
 PUBLISHED_ATLAS = "A424"
+_TRIES = 20  # tables of series whose header may be broken before the run gives up
+
+log = logging.getLogger("bids_fmmtc")
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """Parcel series to import.
+
+    Parameters
+    ----------
+    files
+        All tables below the folder.
+    label
+        `SeriesFile.atlas` of those to take.
+    atlas
+        Where their parcels are described (see `open_atlas`).
+    name
+        What to call the atlas; None leaves it to its file.
+    """
+
+    files: tuple[SeriesFile, ...]
+    label: str | None
+    atlas: Path
+    name: str | None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is decided before any recording is looked at."""
+    """What is decided before any recording is looked at; ``atlas_folder`` may be a table where series are imported."""
 
     recipe: Recipe
     atlas: Atlas
@@ -33,6 +74,7 @@ class Plan:
     bundle: ModelBundle | None
     weights: Mapping[str, Path]
     transform: Path | None
+    imported: Imported | None = None
 
 
 # ------------------------------------------------------------------------------------------------------------- resolve
@@ -47,19 +89,33 @@ def resolve(settings: Settings) -> Plan:
         Contradicting options, a bundle, recipe or atlas that cannot be used, weights that are not there.
     """
     recipe, bundle = _recipe(settings)
-    atlas_folder = find_atlas(settings, recipe)
-    atlas = read_atlas(atlas_folder, None if recipe.atlas.name == PUBLISHED_ATLAS else recipe.atlas.name)
+    imported = find_imported(settings, recipe)
+    transform = None
+    if imported is None:
+        atlas_folder = find_atlas(settings, recipe)
+        atlas = read_atlas(atlas_folder, None if recipe.atlas.name == PUBLISHED_ATLAS else recipe.atlas.name)
+    else:
+        atlas_folder = imported.atlas
+        atlas = open_atlas(atlas_folder, imported.name)
+        _say_columns(imported, atlas)
+        recipe = _with_centres(recipe, atlas, settings)
     recipe = replace(recipe, atlas=_checked_atlas(recipe.atlas, atlas))
-    recipe, transform = _resolve_warp(recipe, atlas, settings)
+    if imported is None:
+        recipe, transform = _resolve_warp(recipe, atlas, settings)
     recipe, weights = _resolve_weights(recipe, bundle, settings)
     for spec in recipe.modalities:  # raises now what every recording would raise later
         check_spec(spec, recipe, weights.get(spec.name))
-    return Plan(recipe, atlas, atlas_folder, bundle, weights, transform)
+    return Plan(recipe, atlas, atlas_folder, bundle, weights, transform, imported)
 
 
 def outline(settings: Settings) -> tuple[Recipe, str]:
-    """Return the recipe and the atlas's space as far as discovery needs them: no weights, A424 even if not fetched."""
+    """Return the recipe and the atlas's space as far as discovery needs them: no weights, A424 even if not fetched.
+
+    Series that are imported need no space: it is empty.
+    """
     recipe, _ = _recipe(settings)
+    if settings.timeseries is not None:
+        return recipe, ""
     try:
         return recipe, read_atlas(find_atlas(settings, recipe)).space
     except MissingInputError:
@@ -95,20 +151,22 @@ def _recipe(settings: Settings) -> tuple[Recipe, ModelBundle | None]:
         recipe = replace(recipe, space=replace(recipe.space, on_mismatch=rule))
     for spec in recipe.modalities:
         check_spec(spec, recipe)
-    return recipe, bundle
+    return _recipe_of_import(recipe, bundle, settings), bundle
 
 
 def find_atlas(settings: Settings, recipe: Recipe) -> Path:
     """Return the folder of the atlas: the one that was given, else the recipe's by name among the resources."""
     if settings.atlas_given and Path(settings.atlas).is_dir():
         return Path(settings.atlas).absolute()
+    if settings.atlas_given and Path(settings.atlas).is_file():
+        raise UsageError(
+            f"--atlas {settings.atlas} is a table; images need the folder of an atlas with its label image.",
+            "A table alone serves --timeseries.",
+        )
     name = settings.atlas if settings.atlas_given else recipe.atlas.name
     if name != recipe.atlas.name:
         raise AtlasError(f"--atlas {name} is no folder and not the recipe's atlas {recipe.atlas.name}.")
-    found = find_resource("atlas", settings.resources) if name == PUBLISHED_ATLAS else None
-    for folder in settings.resources:
-        if found is None and (folder / f"atlas-{name}").is_dir():
-            found = folder / f"atlas-{name}"
+    found = _among_resources(name, settings)
     if found is None:
         looked = ", ".join(str(d) for d in settings.resources)
         fetch = "Run bids_fmmtc-fetch atlas once where there is internet, or g" if name == PUBLISHED_ATLAS else "G"
@@ -116,6 +174,14 @@ def find_atlas(settings: Settings, recipe: Recipe) -> Path:
             f"atlas {name} is not on this machine (looked in {looked}).", f"{fetch}ive its folder with --atlas DIR."
         )
     return found.absolute()
+
+
+def _among_resources(name: str, settings: Settings) -> Path | None:
+    found = find_resource("atlas", settings.resources) if name == PUBLISHED_ATLAS else None
+    for folder in settings.resources:
+        if found is None and (folder / f"atlas-{name}").is_dir():
+            found = folder / f"atlas-{name}"
+    return found
 
 
 def _checked_atlas(spec: AtlasSpec, atlas: Atlas) -> AtlasSpec:
@@ -129,6 +195,114 @@ def _checked_atlas(spec: AtlasSpec, atlas: Atlas) -> AtlasSpec:
     if spec.n_parcels not in (None, atlas.n_parcels):
         raise AtlasError(f"the atlas has {atlas.n_parcels} parcels, the recipe names {spec.n_parcels}.")
     return AtlasSpec(atlas.name, atlas.sha256, atlas.n_parcels)
+
+
+# -------------------------------------------------------------------------------------------------------------- import
+
+
+def find_imported(settings: Settings, recipe: Recipe) -> Imported | None:
+    """Find the series to import and what describes their parcels; None where images are asked for.
+
+    That is what ``--atlas`` names: a folder, a table, or an atlas among the resources; without it the atlas that the
+    recipe or the names of the tables tell, where it is among the resources. Else the header of the first table that
+    can be read gives the parcels' names, and their centres stay unknown.
+
+    Raises
+    ------
+    FmmtcError
+        No series, series of several atlases and none chosen, or no table that names parcels.
+    """
+    folder = settings.timeseries
+    if folder is None:
+        return None
+    files = find_series(folder)
+    given = Path(settings.atlas) if settings.atlas_given else None
+    if given is not None and given.exists():
+        label = choose_atlas(files, open_atlas(given).name, folder)
+        return Imported(files, label, given.absolute(), None)
+    if given is not None and (len(given.parts) > 1 or given.suffix):
+        raise MissingInputError(f"--atlas {given} does not exist.", "Give a table, a folder, or the name of an atlas.")
+    named = recipe.atlas.sha256 is not None or recipe.atlas.name != PUBLISHED_ATLAS
+    wanted = settings.atlas if settings.atlas_given else recipe.atlas.name if named else None
+    label = choose_atlas(files, wanted, folder, strict=settings.atlas_given)
+    name = plain(wanted or label or "") or "Parcels"
+    place = _among_resources(name, settings) or _first_with_header([f.path for f in files if f.atlas == label])
+    return Imported(files, label, place.absolute(), name)
+
+
+def _first_with_header(tables: list[Path]) -> Path:
+    """Return the first table of series whose columns can be taken for parcels; one broken file stops nobody."""
+    first: FmmtcError | None = None
+    for path in tables[:_TRIES]:
+        try:
+            open_atlas(path)
+        except DataError as error:
+            first = first or error
+        else:
+            return path
+    raise first or DataError("there is no table of series.")
+
+
+def _say_columns(imported: Imported, atlas: Atlas) -> None:
+    """Tell how the columns of the first table are taken for parcels; every recording's sidecar says it, too."""
+    first = next(file.path for file in imported.files if file.atlas == imported.label)
+    try:
+        table = read_series(first)
+        columns = match_columns(table, atlas)
+    except DataError as error:
+        log.warning("The first table does not fit: %s", error)
+        return
+    out = ", ".join((*table.left_out, *columns.left_out))
+    log.info(
+        "Columns of %s are matched to parcels by %s%s.", first.name, columns.matched, f"; left out: {out}" * bool(out)
+    )
+
+
+def _recipe_of_import(recipe: Recipe, bundle: ModelBundle | None, settings: Settings) -> Recipe:
+    """Return the recipe for what is given, images or series; refuse one that is for the other.
+
+    Imported series come as they are: nothing can be regressed out of them here, so a recipe that asks for it is
+    refused, a bundle's too. A bundle that was made without any denoising is applied (its predictions are flagged
+    ``imported_series``). A bundle that was made from imported series cannot judge images, which nobody has denoised.
+    """
+    if settings.timeseries is None:
+        if bundle is not None and recipe.denoising == IMPORTED_DENOISING:
+            raise BundleError(
+                f"bundle {bundle.root} was made from imported series, denoised before; images are not.",
+                "Give series made as those it was trained on with --timeseries.",
+            )
+        return recipe
+    for option, value in (
+        ("--on-space-mismatch", settings.on_space_mismatch),
+        ("--derivatives", settings.derivatives),
+        ("--bids-database-dir", settings.database_dir),
+    ):
+        if value:
+            raise UsageError(f"{option} is for images; --timeseries reads none.", "Leave one of them out.")
+    if recipe.denoising.cleans:
+        whose = "the recipe" if bundle is None else f"the recipe of bundle {bundle.root}"
+        raise RecipeError(
+            f"{whose} asks for denoising (strategy {recipe.denoising.strategy}), which imported series cannot have.",
+            "Denoise where the series are made, or give images.",
+        )
+    return recipe if bundle is not None else replace(recipe, denoising=IMPORTED_DENOISING)
+
+
+def _with_centres(recipe: Recipe, atlas: Atlas, settings: Settings) -> Recipe:
+    """Refuse encoders where parcel centres are unknown; leave them out where nobody asked for them by name."""
+    unknown = int(np.isnan(atlas.xyz).any(axis=1).sum())
+    encoders = [m.name for m in recipe.modalities if m.name in pretrained()]
+    if unknown == 0:
+        return recipe
+    text = f"the centres of {unknown} of {atlas.n_parcels} parcels are unknown"
+    asked = settings.model is not None or settings.recipe_file is not None
+    if encoders and asked:
+        raise AtlasError(f"{text}, which {encoders[0]} needs.", "Give a table with x, y, z with --atlas.")
+    log.info("%s (--atlas FILE with x, y, z gives them): connectivity only.", text.capitalize())
+    return replace(recipe, modalities=tuple(m for m in recipe.modalities if m.name not in encoders))
+
+
+# ----------------------------------------------------------------------------------------------------- warp and weights
 
 
 def _resolve_warp(recipe: Recipe, atlas: Atlas, settings: Settings) -> tuple[Recipe, Path | None]:
@@ -153,7 +327,7 @@ def _resolve_weights(recipe: Recipe, bundle: ModelBundle | None, settings: Setti
         if spec.name not in pretrained():
             modalities.append(spec)
             continue
-        folder = _weights_folder(spec.name, bundle, settings)
+        folder = weights_folder(spec.name, bundle, settings)
         found = weights_sha256(folder)
         if spec.weights_sha256 not in (None, found):
             raise WeightsError(
@@ -165,7 +339,8 @@ def _resolve_weights(recipe: Recipe, bundle: ModelBundle | None, settings: Setti
     return replace(recipe, modalities=tuple(modalities)), weights
 
 
-def _weights_folder(name: str, bundle: ModelBundle | None, settings: Settings) -> Path:
+def weights_folder(name: str, bundle: ModelBundle | None, settings: Settings) -> Path:
+    """Return the folder of a pretrained encoder: given, fetched, or in the bundle; raise where it is not here."""
     given = settings.encoder_weights or _fetched(name, settings)
     if bundle is not None:
         from bids_fmmtc.learning.bundle import encoder_folder  # noqa: PLC0415

@@ -5,6 +5,7 @@ A recording that fails becomes a `Failure` with its own row and never costs anot
 
 from __future__ import annotations
 
+import json
 import traceback
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ import numpy as np
 
 from bids_fmmtc import __version__
 from bids_fmmtc.dataset import sidecars
+from bids_fmmtc.dataset.beside import beside_series, is_series
 from bids_fmmtc.dataset.sidecars import Context, Links
 from bids_fmmtc.dataset.store import (
     Layout,
@@ -30,10 +32,12 @@ from bids_fmmtc.dataset.store import (
 from bids_fmmtc.errors import BundleError, DataError, FmmtcError, OutputError
 from bids_fmmtc.modalities import Modality, load_modality
 from bids_fmmtc.modalities.connectivity import connectivity, describe, measure_name
+from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.settings import Task
-from bids_fmmtc.signals.atlas import read_atlas
-from bids_fmmtc.signals.source import LabelGrids, Source
-from bids_fmmtc.types import Failure, Features, Recording
+from bids_fmmtc.signals.parcels import open_atlas, read_series
+from bids_fmmtc.signals.series import SeriesSource, import_source
+from bids_fmmtc.signals.source import LabelGrids, Opened, Source
+from bids_fmmtc.types import Atlas, Failure, Features, Float32, Recording
 
 if TYPE_CHECKING:
     from bids_fmmtc.learning.bundle import ModelBundle
@@ -50,9 +54,14 @@ class Workplace:
     outputs: list[str] = field(default_factory=list)
 
     @cached_property
+    def atlas(self) -> Atlas:
+        """The atlas."""
+        return open_atlas(self.task.atlas, self.task.recipe.atlas.name)
+
+    @cached_property
     def grids(self) -> LabelGrids:
         """The atlas with its labels on grids already met."""
-        return LabelGrids(read_atlas(self.task.atlas, self.task.recipe.atlas.name))
+        return LabelGrids(self.atlas)
 
     @cached_property
     def layout(self) -> Layout:
@@ -120,7 +129,47 @@ def _write_trace(key: str, root: Path) -> str | None:
     return str(path)
 
 
-def extract(source: Source, modalities: Sequence[Modality]) -> Features:
+def open_source(recording: Recording, place: Workplace) -> Opened:
+    """Open a recording: a table of parcel series as it is, an image through the atlas."""
+    recipe = place.task.recipe
+    if is_series(recording):
+        beside = beside_series(recording)
+        return import_source(recording, place.atlas, recipe, beside.outliers, beside.told)
+    return Source(recording, place.grids, recipe, place.task.transform)
+
+
+def reopen(record: Path, recipe: Recipe, xyz: Float32) -> SeriesSource:
+    """Open a finished recording from its stored parcel series: same frames, windows and scaling to the bit, no image.
+
+    Parameters
+    ----------
+    record
+        Its ``*_features.json``; the series are the ``*_timeseries.tsv`` among the record's outputs, beside it.
+    recipe
+        That of the output dataset (``dataset_description.json``).
+    xyz
+        (R, 3) parcel centres in MNI millimetres.
+
+    Raises
+    ------
+    DataError
+        The record tells of a failure or of another recipe, or the series are gone or cannot be read.
+    """
+    content = read_record(record) or {}
+    names = [Path(name).name for name in content.get("Outputs", []) if str(name).endswith("_timeseries.tsv")]
+    if content.get("Status") != "ok" or len(names) != 1:
+        raise DataError(f"{record.name} holds no parcel series.", "Run the participant level again for this recording.")
+    if content.get("RecipeDigest") != recipe.digest:
+        raise DataError(f"{record.name} was made by another recipe.", "Run the participant level again.")
+    table = read_series(record.with_name(names[0]))
+    if table.values.shape[1] != len(xyz):
+        raise DataError(f"{names[0]} has {table.values.shape[1]} parcels, the atlas {len(xyz)}.")
+    quality = content["Quality"]
+    values = table.values.astype(np.float32)
+    return SeriesSource(content["Key"], values, quality["repetition_time"], xyz, recipe, quality=quality)
+
+
+def extract(source: Opened, modalities: Sequence[Modality]) -> Features:
     """Turn an opened recording into features.
 
     Parameters
@@ -136,7 +185,7 @@ def extract(source: Source, modalities: Sequence[Modality]) -> Features:
         Anything that makes the recording unusable; see `bids_fmmtc.errors`.
     """
     arrays = {m.name: m.compute(source, source.windows) for m in modalities}
-    return Features(source.recording.key, source.windows, arrays, source.quality, source.recipe.digest)
+    return Features(source.key, source.windows, arrays, source.quality, source.recipe.digest)
 
 
 def fingerprint(recording: Recording) -> dict[str, str]:
@@ -148,8 +197,12 @@ def fingerprint(recording: Recording) -> dict[str, str]:
     files = {"bold": recording.bold, "mask": recording.mask, "confounds": recording.confounds}
     if recording.confounds is not None and recording.confounds.with_suffix(".json").is_file():
         files["confounds_sidecar"] = recording.confounds.with_suffix(".json")
+    told = {}
+    if is_series(recording):
+        beside = beside_series(recording)
+        files["outliers"], told = beside.outliers, {"sidecars": json.dumps(dict(beside.told))}
     marks = {name: _content(path) for name, path in files.items() if path is not None}
-    return marks | {"repetition_time": str(recording.repetition_time)}
+    return marks | told | {"repetition_time": str(recording.repetition_time)}
 
 
 def _content(path: Path) -> str:
@@ -181,9 +234,9 @@ def _process(recording: Recording, place: Workplace) -> Features:
     found = _reusable(record_file, marks, place)
     if found is not None:
         return found
-    source = Source(recording, place.grids, place.task.recipe, place.task.transform)
+    source = open_source(recording, place)
     features = extract(source, place.modalities)
-    _write_recording(source, features, marks, place)
+    _write_recording(recording, source, features, marks, place)
     return features
 
 
@@ -209,11 +262,14 @@ def _reusable(record_file: Path, marks: Mapping[str, str], place: Workplace) -> 
     return features
 
 
-def _write_recording(source: Source, features: Features, marks: Mapping[str, str], place: Workplace) -> None:
+def _write_recording(
+    recording: Recording, source: Opened, features: Features, marks: Mapping[str, str], place: Workplace
+) -> None:
     """Write all derivatives of a recording; the record comes last, so that half a result is never taken for one."""
-    layout, recording, names = place.layout, source.recording, source.atlas.names
-    kind = source.recipe.connectivity.kind
-    about = Context(recording, source.atlas, source.recipe, place.links, source.quality)
+    layout, names, kind = place.layout, place.atlas.names, source.recipe.connectivity.kind
+    outliers = beside_series(recording).outliers if is_series(recording) else None
+    others = () if outliers is None else (outliers,)
+    about = Context(recording, place.atlas, source.recipe, place.links, source.quality, others)
     series = layout.derivative(recording, "timeseries", ".tsv")
     coverage = layout.derivative(recording, "coverage", ".tsv")
     matrix = layout.derivative(recording, "relmat", ".tsv", measure_name(kind))
@@ -224,7 +280,7 @@ def _write_recording(source: Source, features: Features, marks: Mapping[str, str
         series.with_suffix(".json"),
         sidecars.timeseries_sidecar(about, source.cleaned.regressors, source.cleaned.parameters),
     )
-    write_array(coverage, names, source.raw.series.coverage[None])
+    write_array(coverage, names, source.series.coverage[None])
     write_json(coverage.with_suffix(".json"), sidecars.coverage_sidecar(about))
     write_array(matrix, names, _whole_matrix(source))
     facts = describe(kind)
@@ -243,7 +299,7 @@ def _write_recording(source: Source, features: Features, marks: Mapping[str, str
     place.wrote(*written, arrays, record_file)
 
 
-def _whole_matrix(source: Source) -> np.ndarray[Any, np.dtype[np.float32]]:
+def _whole_matrix(source: Opened) -> np.ndarray[Any, np.dtype[np.float32]]:
     """Return connectivity (R, R) over all frames left, untransformed; lost parcels are NaN."""
     frames = np.where(source.lost, np.float32(0), source.cleaned.values[source.cleaned.keep])
     matrix = connectivity(frames, source.recipe.connectivity.kind, fisher_z=False, lost=source.lost)

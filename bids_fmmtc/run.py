@@ -26,12 +26,14 @@ from bids_fmmtc.console import (
     subject_of,
     subjects,
 )
+from bids_fmmtc.dataset.beside import is_series
 from bids_fmmtc.dataset.describe import check_output, prepare_dataset, refuse_inside
 from bids_fmmtc.dataset.discover import Query, find_recordings, read_filter_file
 from bids_fmmtc.dataset.folders import find_derivatives
+from bids_fmmtc.dataset.series import SeriesQuery, read_series_filters, select_series
 from bids_fmmtc.dataset.store import Layout, read_record, remove, write_json, write_table
 from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError, MissingInputError, UsageError
-from bids_fmmtc.plan import Plan, outline, resolve
+from bids_fmmtc.plan import Imported, Plan, find_imported, outline, resolve
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.settings import Settings, Task
 from bids_fmmtc.signals.parcellate import read_header
@@ -55,11 +57,7 @@ def discover(
 ) -> tuple[Selection, dict[str, Path]]:
     """Find recordings, turn down those in a space the atlas cannot be brought to, and name the input datasets."""
     roots = find_derivatives(settings.bids_dir, settings.derivatives)
-    written = {"output": settings.output_dir, "work": settings.work_dir, "database": settings.database_dir}
-    for what, folder in written.items():
-        if folder is not None:
-            refuse_inside(folder, roots, f"{what} folder")
-            _refuse_among_raw_data(folder, settings.bids_dir, f"{what} folder")
+    refuse_writing_into(roots, settings)
     query = Query(
         participants=settings.participants,
         sessions=settings.sessions,
@@ -70,6 +68,44 @@ def discover(
     )
     found = find_recordings(roots, query, settings.database_dir)
     return _placeable(found, recipe, atlas_space, transform), name_datasets(roots, settings.derivatives)
+
+
+def discover_series(settings: Settings, imported: Imported) -> tuple[Selection, dict[str, Path]]:
+    """Turn the tables of series into recordings, and name the folder they come from; ``bids_dir`` holds none of them.
+
+    Raises
+    ------
+    FmmtcError
+        As `select_series`; or ``bids_dir`` is not there, or something would be written into an input.
+    """
+    folder = settings.timeseries
+    if folder is None:
+        raise ValueError("there are no series to import")
+    if not settings.bids_dir.is_dir():
+        raise MissingInputError(
+            f"input folder {settings.bids_dir} does not exist.",
+            "Give the folder of participants.tsv, or that of the series.",
+        )
+    refuse_writing_into((folder,), settings)
+    query = SeriesQuery(
+        participants=settings.participants,
+        sessions=settings.sessions,
+        tasks=settings.tasks,
+        spaces=settings.spaces,
+        filters=read_series_filters(settings.filter_file),
+        atlas=imported.label,
+        repetition_time=settings.repetition_time,
+    )
+    return select_series(folder, imported.files, query), name_datasets((folder,), ())
+
+
+def refuse_writing_into(roots: Sequence[Path], settings: Settings) -> None:
+    """Refuse output, work or database folders in an input dataset."""
+    written = {"output": settings.output_dir, "work": settings.work_dir, "database": settings.database_dir}
+    for what, folder in written.items():
+        if folder is not None:
+            refuse_inside(folder, roots, f"{what} folder")
+            _refuse_among_raw_data(folder, settings.bids_dir, f"{what} folder")
 
 
 def _refuse_among_raw_data(folder: Path, bids_dir: Path, what: str) -> None:
@@ -140,6 +176,9 @@ def memory_gb(recordings: Sequence[Recording], recipe: Recipe, *, torch: bool) -
     most = 0.0
     parcels = recipe.atlas.n_parcels or 424
     for recording in recordings:
+        if is_series(recording):
+            most = max(most, _series_bytes(recording, parcels, recipe))
+            continue
         try:
             header = read_header(recording.bold)
         except FmmtcError:
@@ -151,6 +190,17 @@ def memory_gb(recordings: Sequence[Recording], recipe: Recipe, *, torch: bool) -
         bulk = 3 * header.volume_bytes + 12 * voxels + 12 * 8 * parcels * frames + 3 * 4 * parcels**2 * windows
         most = max(most, bulk)
     return BASE_GB + (TORCH_GB if torch else 0) + most / 1e9
+
+
+def _series_bytes(recording: Recording, parcels: int, recipe: Recipe) -> float:
+    """Estimate what a table of series needs: its text, a dozen copies of its numbers, connectivity of each window."""
+    try:
+        size = recording.bold.stat().st_size
+    except OSError:
+        return 0.0  # it will fail with its reason, and cheaply
+    numbers = size / 6  # at least this many characters each
+    windows = 1 + numbers / parcels / recipe.windows.stride
+    return 8 * size + 12 * 8 * numbers + 3 * 4 * parcels**2 * windows
 
 
 def work_folder(settings: Settings) -> Path:
@@ -258,14 +308,43 @@ def run_participant_level(settings: Settings) -> int:
     """
     if settings.dry_run:
         return _dry_run(settings)
+    return EXIT_FAILURE if _process(settings) else EXIT_OK
+
+
+def import_series(settings: Settings) -> int:
+    """Make the features of imported series (``--timeseries``) that are not made yet; no predictions.
+
+    For the group level, which goes on with what is in the output folder then. What happened is printed and stored as
+    at the participant level.
+
+    Returns
+    -------
+    int
+        How many recordings have no features; their rows say why.
+
+    Raises
+    ------
+    FmmtcError
+        What stops a run before any recording is read.
+    """
+    return _process(replace(settings, model=None))
+
+
+def _process(settings: Settings) -> int:
+    """Run all participants; returns how many rows failed."""
     plan = resolve(settings)
     _check_device(settings)
     plugin = plugin_arguments(settings)
-    selection, links = discover(settings, plan.recipe, plan.atlas.space, plan.transform)
+    if plan.imported is None:
+        selection, links = discover(settings, plan.recipe, plan.atlas.space, plan.transform)
+    else:
+        selection, links = discover_series(settings, plan.imported)
+        for skipped in selection.skipped:
+            log.info("%s is passed over: %s.", skipped.path.name, skipped.reason)
     layout = Layout(settings.output_dir, plan.atlas.name)
-    model = None if plan.bundle is None else plan.bundle.digest
-    before = check_output(layout.root, plan.recipe, links).get("ModelDigest")
-    prepare_dataset(layout, plan.recipe, plan.atlas, links, model or before)
+    model, imported = None if plan.bundle is None else plan.bundle.digest, plan.imported is not None
+    before = check_output(layout.root, plan.recipe, links, imported=imported).get("ModelDigest")
+    prepare_dataset(layout, plan.recipe, plan.atlas, links, model or before, imported=imported)
     if model and before and model != before:
         log.warning("%s holds predictions of another model; participants not run now keep theirs.", layout.root)
     if plan.bundle is None:
@@ -280,7 +359,11 @@ def run_participant_level(settings: Settings) -> int:
 def _dry_run(settings: Settings) -> int:
     """Print what would run; needs no atlas and no weights, and writes nothing."""
     recipe, atlas_space = outline(settings)
-    selection, _ = discover(settings, recipe, atlas_space)
+    imported = find_imported(settings, recipe)
+    if imported is None:
+        selection, _ = discover(settings, recipe, atlas_space)
+    else:
+        selection, _ = discover_series(settings, imported)
     sys.stdout.write(describe_selection(selection))
     return EXIT_OK
 
@@ -309,7 +392,7 @@ def _run(settings: Settings, plan: Plan, tasks: Sequence[Task], plugin: Mapping[
 
 
 def _tell(settings: Settings, layout: Layout, plan: Plan, reports: Sequence[Mapping[str, Any]]) -> int:
-    """Print and store the outcome table; return the exit code."""
+    """Print and store the outcome table; return how many rows failed."""
     rows = outcome_rows(reports)
     run = layout.root / "logs" / f"run-{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(3)}"
     write_table(run / "outcomes.tsv", COLUMNS, rows)
@@ -319,8 +402,7 @@ def _tell(settings: Settings, layout: Layout, plan: Plan, reports: Sequence[Mapp
     failed = [r for r in rows if r["status"] != "ok"]
     if failed:
         log.error("%d of %d rows failed; the reasons stand above and in %s.", len(failed), len(rows), run)
-        return EXIT_FAILURE
-    return EXIT_OK
+    return len(failed)
 
 
 def _check_device(settings: Settings) -> None:

@@ -7,13 +7,12 @@ from importlib.metadata import version
 from typing import Any
 
 from bids_fmmtc.dataset import sidecars
+from bids_fmmtc.dataset.cohort import SAME_TR
 from bids_fmmtc.dataset.scans import session_of
 from bids_fmmtc.dataset.store import write_json, write_table
 from bids_fmmtc.errors import DataError, RepetitionTimeError
 from bids_fmmtc.recording import Workplace, guarded
 from bids_fmmtc.types import Failure, Features, Prediction, Recording
-
-SAME_TR = 0.01  # runs whose repetition times differ by more than this share are not pooled
 
 
 def process_session(
@@ -102,6 +101,7 @@ def _model_facts(place: Workplace) -> dict[str, Any]:
         "Classes": list(bundle.classes),
         "Threshold": bundle.threshold,
         "Calibration": dict(bundle.calibration),
+        "Conformal": dict(bundle.conformal) if bundle.conformal else "n/a",
         "WindowRule": f"{rule.length} frames every {rule.stride}, pooled over runs: mean of logits, then calibrated",
         "EnsembleSize": 1,
         "Seed": task.seed,

@@ -1,20 +1,31 @@
 """What a run is made of: recipe, atlas, bundle, weights, transform, from options and what is on disk."""
 
 import json
+import logging
 import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bids_fmmtc.demo import _ENCODER
-from bids_fmmtc.errors import AtlasError, BundleError, MissingInputError, RecipeError, UsageError, WeightsError
+from bids_fmmtc.errors import (
+    AtlasError,
+    BundleError,
+    DataError,
+    MissingInputError,
+    RecipeError,
+    SelectionError,
+    UsageError,
+    WeightsError,
+)
 from bids_fmmtc.modalities import TABLE, Entry
-from bids_fmmtc.plan import outline, resolve
-from bids_fmmtc.recipe import AtlasSpec, ModalitySpec, Recipe, SpaceSpec, Windows
+from bids_fmmtc.plan import find_imported, outline, resolve
+from bids_fmmtc.recipe import AtlasSpec, Denoising, ModalitySpec, Recipe, SpaceSpec, Windows
 from bids_fmmtc.resources import TRANSFORM_FILE
 from bids_fmmtc.settings import Settings
 from bids_fmmtc.signals.atlas import read_atlas
+from bids_fmmtc.signals.series import IMPORTED_DENOISING
+from bids_fmmtc.synthetic import ENCODER
 
 BASE = Settings(Path("/in"), Path("/out"), "participant")
 
@@ -41,7 +52,7 @@ def store(tmp_path, recipe):
 
 def encoder(folder, content=b"weights"):
     folder.mkdir(parents=True)
-    (folder / "config.json").write_text(json.dumps(_ENCODER))
+    (folder / "config.json").write_text(json.dumps(ENCODER))
     (folder / "model.safetensors").write_bytes(content)
     return folder
 
@@ -226,3 +237,150 @@ def test_an_outline_needs_no_atlas_and_no_weights(given_atlas, tmp_path):
     assert outline(replace(BASE, recipe_file=own))[0].modalities[0].weights_sha256 is None
     with pytest.raises(MissingInputError, match="Other"):
         outline(replace(BASE, atlas="Other", atlas_given=True))
+
+
+# imported series
+
+
+@pytest.fixture
+def series(tmp_path, demo_atlas):
+    """Settings that import one table of the demo atlas's parcels; the table's name may be given."""
+
+    def make(*names, header=None, **more):
+        columns = header or read_atlas(demo_atlas).names
+        for name in names or ("sub-1_task-rest_atlas-Demo_timeseries.tsv",):
+            path = tmp_path / "series" / name
+            path.parent.mkdir(exist_ok=True)
+            rows = [[f"{r + 0.5 * c}" for c in range(len(columns))] for r in range(3)]
+            path.write_text("\n".join("\t".join(row) for row in (columns, *rows)) + "\n")
+        return replace(BASE, timeseries=tmp_path / "series", **more)
+
+    return make
+
+
+def given(path):
+    return {"atlas": str(path), "atlas_given": True}
+
+
+def test_series_have_a_recipe_of_their_own(series, demo_atlas, tmp_path):
+    plan = resolve(series(**given(demo_atlas)))
+    assert plan.recipe.denoising == IMPORTED_DENOISING
+    assert plan.recipe.atlas == AtlasSpec("Demo", read_atlas(demo_atlas).sha256, 48)
+    assert (plan.imported.label, plan.atlas_folder, plan.transform) == ("Demo", demo_atlas, None)
+    images = resolve(replace(BASE, **given(demo_atlas)))
+    assert plan.recipe.digest != images.recipe.digest
+    # Nothing about a template transform, whatever lies on this machine.
+    assert plan.recipe.space == SpaceSpec()
+
+
+def test_without_an_atlas_the_header_names_parcels_and_there_is_connectivity_alone(series, tmp_path, caplog):
+    folder = encoder(tmp_path / "brainlm-checkpoint-1400")
+    with caplog.at_level(logging.INFO):
+        plan = resolve(series(encoder_weights=folder))
+    assert [m.name for m in plan.recipe.modalities] == ["fc"]
+    assert plan.atlas.name == "Demo"
+    assert plan.atlas.labels.size == 0
+    assert "centres of 48 of 48 parcels are unknown (--atlas FILE with x, y, z gives them): connectivity" in caplog.text
+    assert "are matched to parcels by name." in caplog.text
+    recipe = Recipe(modalities=(ModalitySpec("brainlm"), ModalitySpec("fc")))
+    with pytest.raises(AtlasError, match="48 of 48 parcels are unknown, which brainlm needs"):
+        resolve(series(encoder_weights=folder, recipe_file=store(tmp_path, recipe)))
+
+
+def test_a_table_with_centres_serves_the_encoder(series, demo_atlas, tmp_path):
+    table = next(demo_atlas.glob("*.tsv"))
+    path = tmp_path / "atlas-Demo_dseg.tsv"
+    shutil.copy(table, path)
+    plan = resolve(series(encoder_weights=encoder(tmp_path / "w"), **given(path)))
+    assert [m.name for m in plan.recipe.modalities] == ["brainlm", "fc"]
+    assert (plan.atlas.xyz == read_atlas(demo_atlas).xyz).all()
+    assert plan.atlas.labels.size == 0
+    with pytest.raises(UsageError, match="is a table; images need the folder"):
+        resolve(replace(BASE, **given(path)))
+
+
+def test_an_atlas_among_the_resources_is_found_by_the_name_in_the_series(series, demo_atlas):
+    plan = resolve(series(resources=(demo_atlas.parent,)))
+    assert plan.atlas_folder == demo_atlas
+    assert plan.atlas.labels.size > 0
+
+
+def test_one_of_several_atlases_is_chosen_by_name(series):
+    names = [f"sub-1_task-rest_seg-{a}_timeseries.tsv" for a in ("A", "B")]
+    with pytest.raises(SelectionError, match=r"series of atlas A, B\. Choose one with --atlas NAME"):
+        resolve(series(*names))
+    plan = resolve(series(*names, atlas="B", atlas_given=True))
+    assert (plan.imported.label, plan.atlas.name, plan.atlas_folder.name) == ("B", "B", names[1])
+    with pytest.raises(SelectionError, match="not of C"):
+        resolve(series(*names, atlas="C", atlas_given=True))
+    with pytest.raises(MissingInputError, match=r"--atlas c\.tsv does not exist"):
+        resolve(series(*names, atlas="c.tsv", atlas_given=True))
+
+
+def test_one_broken_table_does_not_keep_the_header_of_another_away(series, tmp_path):
+    settings = series("sub-1_timeseries.tsv", "sub-2_timeseries.tsv")
+    (tmp_path / "series" / "sub-1_timeseries.tsv").write_text("")
+    plan = resolve(settings)
+    assert (plan.atlas.name, plan.atlas_folder.name) == ("Parcels", "sub-2_timeseries.tsv")
+    (tmp_path / "series" / "sub-1_timeseries.tsv").unlink()
+    with pytest.raises(DataError, match="'GlobSig', which is no parcel"):
+        resolve(series("sub-2_timeseries.tsv", header=["GlobSig", "a"]))
+
+
+def test_denoising_cannot_be_asked_of_imported_series(series, tmp_path):
+    for denoising in (Denoising("simple"), Denoising(low_pass=0.1)):
+        own = store(tmp_path, Recipe(denoising=denoising))
+        for decide in (resolve, outline):
+            with pytest.raises(RecipeError, match=r"the recipe asks for denoising .* imported series cannot have"):
+                decide(series(recipe_file=own))
+
+
+@pytest.mark.parametrize(
+    ("more", "option"),
+    [
+        ({"on_space_mismatch": "affine"}, "--on-space-mismatch"),
+        ({"derivatives": ((None, Path("/d")),)}, "--derivatives"),
+        ({"database_dir": Path("/d")}, "--bids-database-dir"),
+    ],
+)
+def test_options_of_images_are_refused_with_series(series, more, option):
+    with pytest.raises(UsageError, match=f"{option} is for images"):
+        resolve(series(**more))
+
+
+def rewritten(bundle, folder, denoising):
+    """Copy a bundle with another denoising in its recipe."""
+    from safetensors.torch import load_file
+
+    from bids_fmmtc.learning.bundle import load_bundle
+    from bids_fmmtc.learning.head import build_head
+    from bids_fmmtc.learning.save import save_bundle
+
+    old = load_bundle(bundle)
+    head = build_head(old.head, old.shapes)
+    head.load_state_dict(load_file(next(bundle.glob("head*.safetensors"))))
+    save_bundle(
+        folder, recipe=replace(old.recipe, denoising=denoising), shapes=old.shapes, head_spec=old.head, head=head,
+        classes=old.classes, threshold=old.threshold, calibration=old.calibration, conformal=None, reference=None,
+        card=dict(old.card), encoders={"brainlm": bundle / "encoders" / "brainlm"}, include_encoders=True,
+    )  # fmt: skip
+    return folder
+
+
+def test_a_bundle_and_series_must_suit_each_other(series, demo_bundle, demo_atlas, tmp_path):
+    settings = series(model=demo_bundle, **given(demo_atlas))
+    plan = resolve(settings)
+    assert plan.recipe == plan.bundle.recipe  # flagged imported_series, see quality.FLAGS
+    cleaned = rewritten(demo_bundle, tmp_path / "cleaned", Denoising("simple"))
+    with pytest.raises(RecipeError, match=r"recipe of bundle .*cleaned asks for denoising"):
+        resolve(replace(settings, model=cleaned))
+    imported = rewritten(demo_bundle, tmp_path / "imported", IMPORTED_DENOISING)
+    assert resolve(replace(settings, model=imported)).recipe.denoising == IMPORTED_DENOISING
+    with pytest.raises(BundleError, match="made from imported series, denoised before; images are not"):
+        resolve(replace(settings, model=imported, timeseries=None))
+    with pytest.raises(AtlasError, match="centres of 48 of 48 parcels are unknown"):
+        resolve(replace(settings, atlas="Demo"))  # not among the resources: names from the header alone
+
+
+def test_images_are_no_imported_series(given_atlas):
+    assert find_imported(given_atlas, Recipe()) is None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from bids_fmmtc import run
 from bids_fmmtc.errors import MissingInputError, UsageError
 from bids_fmmtc.recipe import Recipe, SpaceSpec, Windows
 from bids_fmmtc.run import (
+    import_series,
     memory_gb,
     name_datasets,
     plugin_arguments,
@@ -46,6 +48,56 @@ def test_memory_grows_with_the_image_and_with_torch(tmp_path):
     assert small < some < memory_gb([recording(tmp_path)], recipe, torch=True)
     dense = replace(recipe, windows=Windows(length=2, stride=1, short_least=2))
     assert memory_gb([recording(tmp_path)], dense, torch=False) > some
+
+
+def test_memory_grows_with_a_table_of_series(tmp_path):
+    few, many = (tmp_path / f"sub-{i}_timeseries.tsv" for i in "12")
+    few.write_text("1.5\t2.5\n" * 10)
+    many.write_text("1.5\t2.5\n" * 1_000_000)
+    absent, one, other = (
+        memory_gb([recording(tmp_path, name=name)], Recipe(), torch=False)
+        for name in ("sub-3_timeseries.tsv", few.name, many.name)
+    )
+    assert absent <= one < other < 10
+
+
+@pytest.fixture
+def series(tmp_path):
+    """Settings that import two plain tables, the second of which is broken."""
+    folder = tmp_path / "series"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in (1, 2):
+        rows = ["a\tb\tc\td", *("\t".join(f"{v:.4f}" for v in row) for row in rng.normal(size=(30, 4)))]
+        (folder / f"sub-{i}_timeseries.tsv").write_text("\n".join(rows) if i == 1 else "a\tb\tc\td\nx")
+    recipe = Recipe(windows=Windows(10, 10, short_least=5))
+    (tmp_path / "recipe.json").write_text(json.dumps(recipe.to_json()))
+    return Settings(
+        tmp_path, tmp_path.with_name(f"{tmp_path.name}-out"), "group", timeseries=folder, repetition_time=2.0,
+        recipe_file=tmp_path / "recipe.json", work_dir=tmp_path.with_name(f"{tmp_path.name}-work"),
+    )  # fmt: skip
+
+
+def test_importing_series_makes_features_and_counts_what_failed(series, capsys):
+    for _ in range(2):
+        assert import_series(series) == 1
+        shown = capsys.readouterr().out
+        assert "sub-1_task-rest  recording  ok" in shown
+        assert "sub-2_task-rest  recording  failed" in shown
+        assert "data: sub-2_timeseries.tsv has a row of 1 cells where 4 are expected." in shown
+    record = series.output_dir / "sub-1" / "func" / "sub-1_task-rest_space-unknown_atlas-Parcels_features.json"
+    assert json.loads(record.read_text())["Modalities"] == {"fc": {"Shape": [4, 4]}}
+
+
+def test_a_model_in_the_environment_does_not_change_what_group_learns_from(series, tmp_path):
+    assert import_series(replace(series, model=tmp_path / "no bundle")) == 1
+
+
+def test_series_are_left_alone(series, tmp_path):
+    with pytest.raises(MissingInputError, match=r"input folder .* does not exist"):
+        import_series(replace(series, bids_dir=tmp_path / "no"))
+    with pytest.raises(UsageError, match=r"output folder .* lies in the input dataset"):
+        import_series(replace(series, output_dir=series.timeseries / "out"))
 
 
 def test_plugin_arguments(settings, tmp_path):

@@ -20,6 +20,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (torch's own habit)
+from torch.utils.checkpoint import checkpoint
 
 from bids_fmmtc.errors import DataError, MissingInputError, WeightsError
 from bids_fmmtc.modalities.brainlm_config import FETCH, OTHER, BrainLMConfig, token_order
@@ -551,7 +552,7 @@ class BrainLMModality:
     Parameters
     ----------
     model
-        A BrainLM in evaluation mode.
+        A BrainLM in evaluation mode; its weights are frozen, so that gradients, where they are on, are of the signal.
     order
         The token order.
     """
@@ -559,7 +560,7 @@ class BrainLMModality:
     name = "brainlm"
 
     def __init__(self, model: BrainLM, order: TokenOrder) -> None:
-        self.model = model
+        self.model = model.requires_grad_(False)  # noqa: FBT003  (torch's own signature)
         self.order = order
 
     @classmethod
@@ -590,6 +591,14 @@ class BrainLMModality:
         if weights is None:
             raise MissingInputError("the recipe asks for brainlm, and no folder with its weights is given.", FETCH)
         return cls(load_brainlm(weights, spec.weights_sha256, device), token_order(spec))
+
+    def untrained(self, seed: int) -> BrainLMModality:
+        """Return an encoder of the same shape and token order with the weights it has before any training."""
+        device = next(self.model.parameters()).device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = BrainLM(self.model.config)
+        return BrainLMModality(model.to(device).eval().requires_grad_(False), self.order)  # noqa: FBT003
 
     @property
     def weights_sha256(self) -> str | None:
@@ -630,15 +639,34 @@ class BrainLMModality:
         out = np.empty((len(windows), self.width), dtype=np.float32)
         for row, (start, stop) in enumerate(windows):
             frames = np.array(source.scaled[start:stop].T, dtype=np.float32, order="C")  # (L,R) -> (R,L)
-            out[row] = self._window(torch.from_numpy(frames)[None].to(device), xyz)
+            out[row] = self.vectors(torch.from_numpy(frames)[None].to(device), xyz)[0].cpu().numpy()
         if not np.isfinite(out).all():
             bad = np.flatnonzero(~np.isfinite(out).all(axis=1)).tolist()
             raise DataError(f"BrainLM: the vectors of windows {bad} are not finite; is the scaled signal?")
         return out
 
-    def _window(self, signal: Tensor, xyz: Tensor) -> Float32:
-        """Mean CLS over the orders: signal [1,R,L], xyz [1,R,3] -> (H,)."""
+    def vectors(self, signal: Tensor, xyz: Tensor) -> Tensor:
+        """Return the mean CLS vector over the token orders, [B,H]; gradients reach the signal where they are on.
+
+        Where they are and there are several orders, each order's activations are computed again on the way back, so
+        that memory is that of one order (225 MB at 424 parcels and 200 frames), at a third more time.
+
+        Parameters
+        ----------
+        signal
+            [B,R,L] scaled frames.
+        xyz
+            [B,R,3] in MNI millimetres.
+
+        Raises
+        ------
+        DataError, RecipeError
+            As `compute`, but for a result that is not finite.
+        """
         tokens = signal.shape[1] * (signal.shape[2] // self.model.config.timepoint_patching_size)
-        rows = [self.model.cls(signal, xyz, torch.from_numpy(order))[0] for order in self.order.orders(tokens)]
-        mean: Float32 = torch.stack(rows).mean(0).cpu().numpy()  # K x [H] -> [H]
-        return mean
+        orders = [torch.from_numpy(order) for order in self.order.orders(tokens)]
+        if torch.is_grad_enabled() and len(orders) > 1:
+            rows = [checkpoint(self.model.cls, signal, xyz, order, use_reentrant=False) for order in orders]
+        else:
+            rows = [self.model.cls(signal, xyz, order) for order in orders]
+        return torch.stack(rows).mean(0)  # K x [B,H] -> [B,H]

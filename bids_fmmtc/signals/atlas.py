@@ -27,6 +27,10 @@ PUBLISHED_SPACE = "MNI152NLin6Asym"  # its grid is FSL's MNI152 at 2 mm
 # sends it to the same side however the atlas is stored (flipped, permuted).
 TIE_BREAK_MM = 1e-4
 
+NAMES = ("name", "label", "labels")
+NETWORKS = ("network", "network_label", "modules")
+"""Columns of an atlas table that name parcel and network, the first of them that is there."""
+
 Warp = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """Maps points (N, 3) of the recording's space to the atlas's space, RAS+ millimetres."""
 
@@ -51,7 +55,7 @@ def read_atlas(folder: Path, name: str | None = None) -> Atlas:
     folder
         Either holds the published pair ``A424+2mm.nii.gz`` and ``A424_Coordinates.dat``, or is a BIDS atlas folder
         (or has ``tpl-<space>`` folders): one ``*_dseg.nii[.gz]`` and its ``*_dseg.tsv`` with columns ``index`` and
-        ``name``, optionally ``x``, ``y``, ``z`` (else parcel centroids) and ``network``.
+        ``name`` (or ``label``), optionally ``x``, ``y``, ``z`` (else parcel centroids) and ``network``.
     name
         Name to give it; by default the ``atlas-`` or ``seg-`` label of the file, else the folder's name.
 
@@ -99,13 +103,13 @@ def _read_published(folder: Path, name: str) -> Atlas:
 def _read_bids(image: Path, name: str | None) -> Atlas:
     stem = re.sub(r"\.nii(\.gz)?$", "", image.name)
     table_file = _sibling_table(image, stem)
-    with table_file.open(encoding="utf-8", newline="") as f:
-        rows = list(csv.DictReader(f, delimiter="\t"))
-    if not rows or "index" not in rows[0] or "name" not in rows[0]:
+    rows = table_rows(table_file)
+    called = first_of(NAMES, rows)
+    if not rows or "index" not in rows[0] or called is None:
         found = ", ".join(rows[0]) if rows else "nothing"
         raise AtlasError(f"{table_file} needs the columns index and name, found {found}.")
     rows = [r for r in rows if r["index"].strip() not in {"0", ""}]
-    entities = dict(part.split("-", 1) for part in stem.split("_") if "-" in part)
+    entities = entities_of(stem)
     space = entities.get("tpl") or entities.get("space")
     if space is None:
         raise AtlasError(f"{image.name} does not name its space.", "Add tpl-<space>_ (or space-<space>_) to its name.")
@@ -116,12 +120,55 @@ def _read_bids(image: Path, name: str | None) -> Atlas:
             xyz = np.array([[float(r[c]) for c in ("x", "y", "z")] for r in rows])
     except ValueError as error:
         raise AtlasError(f"{table_file}: {error}.") from None
-    network = next((c for c in ("network", "network_label", "modules") if rows and c in rows[0]), None)
+    network = first_of(NETWORKS, rows)
     networks = None if network is None else tuple(r[network] for r in rows)
-    label = name or entities.get("atlas") or entities.get("seg") or image.parent.name
-    return _assemble(
-        image, re.sub(r"[^0-9A-Za-z]", "", label), space, index, tuple(r["name"] for r in rows), networks, xyz
-    )
+    label = plain(name or entities.get("atlas") or entities.get("seg") or image.parent.name)
+    return _assemble(image, label, space, index, tuple(r[called] for r in rows), networks, xyz)
+
+
+def table_rows(table: Path) -> list[dict[str, str]]:
+    """Read a tsv as one mapping a row.
+
+    Raises
+    ------
+    AtlasError
+        It cannot be read.
+    """
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as f:
+            return list(csv.DictReader(f, delimiter="\t"))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise AtlasError(f"{table} cannot be read: {error}.") from None
+
+
+def first_of(names: Sequence[str], rows: Sequence[dict[str, str]]) -> str | None:
+    """Return the first of these columns that the rows have, or None."""
+    return next((name for name in names if rows and name in rows[0]), None)
+
+
+def entities_of(stem: str) -> dict[str, str]:
+    """Return the entities of a file name: short name -> label."""
+    return dict(part.split("-", 1) for part in stem.split("_") if "-" in part)
+
+
+def plain(label: str) -> str:
+    """Return a label with nothing but letters and digits, as a file name takes it."""
+    return re.sub(r"[^0-9A-Za-z]", "", label)
+
+
+def atlas_digest(
+    labels: NDArray[np.int32],
+    affine: NDArray[np.float64],
+    index: Sequence[int],
+    centres: NDArray[np.float32],
+    words: Sequence[str],
+) -> str:
+    """Return the sha256 of labels, affine, label values, centres and words (space, names, networks)."""
+    digest = hashlib.sha256()
+    for part in (np.array(labels.shape, np.int64), np.asfortranarray(labels).T, affine, np.array(index, np.int64)):
+        digest.update(np.ascontiguousarray(part).tobytes())
+    digest.update(centres.tobytes() + "\n".join(words).encode())
+    return digest.hexdigest()
 
 
 def _sibling_table(image: Path, stem: str) -> Path:
@@ -164,11 +211,8 @@ def _assemble(
     if xyz is None:
         xyz = _centroids(labels, affine, len(index))
     centres = np.ascontiguousarray(xyz, np.float32)
-    digest = hashlib.sha256()
-    for part in (np.array(labels.shape, np.int64), np.asfortranarray(labels).T, affine, np.array(index, np.int64)):
-        digest.update(np.ascontiguousarray(part).tobytes())
-    digest.update(centres.tobytes() + "\n".join((space, *names, *(networks or ()))).encode())
-    return Atlas(name, space, labels, affine, tuple(index), names, networks, centres, digest.hexdigest())
+    sha256 = atlas_digest(labels, affine, index, centres, (space, *names, *(networks or ())))
+    return Atlas(name, space, labels, affine, tuple(index), names, networks, centres, sha256)
 
 
 def _read_labels(image: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:

@@ -22,6 +22,9 @@ MANY_LOST = 0.05
 HIGH_FD_MM = 0.5  # a frame that moved this much
 TR_TOLERANCE = 0.01
 
+IMPORTED = "imported"  # the placement of series that came as a table: there was no image to place labels on
+BY_POSITION_DESPITE_NAMES = "position, though the header has other names"
+
 Quality = Mapping[str, Any]
 
 FLAGS: Mapping[str, Callable[[Quality], bool]] = {
@@ -30,10 +33,13 @@ FLAGS: Mapping[str, Callable[[Quality], bool]] = {
     "few_minutes": lambda q: q["minutes_left"] < FEW_MINUTES,
     "parcels_lost": lambda q: q["n_lost_parcels"] > MANY_LOST * q["n_parcels"],
     "low_coverage": lambda q: q["n_low_coverage"] > MANY_LOST * q["n_parcels"],
-    "no_brain_mask": lambda q: not q["has_mask"],
+    "no_brain_mask": lambda q: not q["has_mask"] and q["placement"] != IMPORTED,
     "space_affine": lambda q: q["placement"] == "affine",
     "padded": lambda q: q["padded"],
     "repetition_time_disagrees": lambda q: _disagrees(q["repetition_time"], q["header_repetition_time"]),
+    "imported_series": lambda q: q["placement"] == IMPORTED,
+    "frames_removed": lambda q: bool(q.get("frames_removed")),
+    "names_differ": lambda q: q.get("columns_matched") == BY_POSITION_DESPITE_NAMES,
 }
 
 
@@ -46,8 +52,20 @@ def measure(
     placement: str,
     has_mask: bool,
     header_tr: float | None,
+    **more: Any,
 ) -> dict[str, Any]:
     """Gather the quality numbers of one recording, JSON-ready (None where unknown).
+
+    Parameters
+    ----------
+    raw, cleaned, confounds, frames
+        The recording, step by step.
+    placement
+        How the atlas came to the recording: see `spaces.Placement`, or `IMPORTED`.
+    has_mask, header_tr
+        Whether there is a brain mask; repetition time in the image's header.
+    more
+        What else is known, JSON-ready; rules over the numbers computed here.
 
     Returns
     -------
@@ -89,6 +107,7 @@ def measure(
         "placement": placement,
         "has_mask": has_mask,
         "padded": frames.padded,
+        **more,
     }
     numbers["flags"] = [name for name, raised in FLAGS.items() if raised(numbers)]
     return numbers

@@ -1,8 +1,13 @@
-"""One recording, opened lazily: header, labels on its grid, series, cleaned series, windows, quality."""
+"""One recording, opened lazily: header, labels on its grid, series, cleaned series, windows, quality.
+
+`Opened` is what every recording has from its parcel series on; `Source` is one whose series come from an image,
+`signals.series.SeriesSource` one whose series come from a table.
+"""
 
 from __future__ import annotations
 
 import zlib
+from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +26,7 @@ from bids_fmmtc.signals.parcellate import Header, Parcellated, parcellate, read_
 from bids_fmmtc.signals.quality import measure
 from bids_fmmtc.signals.spaces import Placement, place
 from bids_fmmtc.signals.windows import Frames, cut, scale
-from bids_fmmtc.types import Atlas, Float32, Int32, Recording
+from bids_fmmtc.types import Atlas, Float32, Int32, Recording, RoiSeries
 
 SAME_GRID_MM = 0.05  # fMRIPrep rounds affines of one grid to float32 here and there
 
@@ -43,7 +48,77 @@ class LabelGrids:
         return self._grid
 
 
-class Source:
+class Opened(ABC):
+    """A recording from its parcel series on, wherever these come from: cut, scaled, measured as the recipe says.
+
+    A subclass says where key, recipe, repetition time, parcel centres, series, cleaned series and quality come from.
+    """
+
+    recipe: Recipe
+
+    @property
+    @abstractmethod
+    def key(self) -> str:
+        """The recording's key."""
+
+    @property
+    @abstractmethod
+    def repetition_time(self) -> float:
+        """Seconds."""
+
+    @property
+    @abstractmethod
+    def xyz(self) -> Float32:
+        """(R, 3) parcel centres in MNI millimetres."""
+
+    @property
+    @abstractmethod
+    def series(self) -> RoiSeries:
+        """Parcel series as they were read, and their coverage."""
+
+    @property
+    @abstractmethod
+    def cleaned(self) -> Cleaned:
+        """Series after the recipe's denoising."""
+
+    @property
+    @abstractmethod
+    def quality(self) -> dict[str, Any]:
+        """Quality numbers and flags."""
+
+    @cached_property
+    def cut(self) -> Frames:
+        """Frames and windows."""
+        spec, target = self.recipe.windows, self.recipe.target_repetition_time
+        return cut(self.cleaned.values, self.cleaned.keep, self.repetition_time, spec, target)
+
+    @property
+    def windows(self) -> Int32:
+        """(W, 2) start and stop in `frames`."""
+        return self.cut.windows
+
+    @property
+    def window_onsets(self) -> NDArray[np.float64]:
+        """(W, 2) seconds from the start of the recording: onset of a window's first frame, end of its last one."""
+        return self.cut.window_onsets
+
+    @cached_property
+    def frames(self) -> Float32:
+        """(F, R) cleaned frames, lost parcels 0."""
+        return np.where(self.lost, np.float32(0), self.cut.values)
+
+    @cached_property
+    def scaled(self) -> Float32:
+        """(F, R) frames as the recipe scales them for an encoder, lost parcels 0."""
+        return scale(self.cut.values, self.recipe.scaling)
+
+    @property
+    def lost(self) -> NDArray[np.bool_]:
+        """(R,) parcels without usable signal."""
+        return self.series.lost
+
+
+class Source(Opened):
     """A recording as the recipe sees it. Nothing is read before it is asked for, and nothing twice.
 
     Parameters
@@ -64,6 +139,11 @@ class Source:
         self.atlas = grids.atlas
         self._grids = grids
         self._transform = transform
+
+    @property
+    def key(self) -> str:
+        """The recording's key."""
+        return self.recording.key
 
     @cached_property
     def header(self) -> Header:
@@ -128,51 +208,24 @@ class Source:
         _ = self.confounds
         check_limits(self.recipe.denoising, tr)
         raw = parcellate(self.header, grid, mask, tr, self.recipe.least_coverage)
-        lost, n = int(raw.series.lost.sum()), self.atlas.n_parcels
         name, space = self.recording.bold.name, self.recording.space
-        if lost > self.recipe.most_lost * n:
-            raise CoverageError(
-                f"{lost} of {n} parcels hold no signal (at most {self.recipe.most_lost:.0%} may be lost).",
-                f"Check the affine, the space ({space}) and the brain mask of {name}, and whether its voxels change "
-                "over time.",
-            )
+        refuse_lost(
+            raw.series,
+            self.recipe,
+            f"Check the affine, the space ({space}) and the brain mask of {name}, and whether its voxels change over "
+            "time.",
+        )
         return raw
+
+    @property
+    def series(self) -> RoiSeries:
+        """Parcel series as they are in the image, and their coverage."""
+        return self.raw.series
 
     @cached_property
     def cleaned(self) -> Cleaned:
         """Series after the recipe's denoising."""
         return denoise(self.raw.series, self.confounds, self.recipe.denoising)
-
-    @cached_property
-    def cut(self) -> Frames:
-        """Frames and windows."""
-        spec, target = self.recipe.windows, self.recipe.target_repetition_time
-        return cut(self.cleaned.values, self.cleaned.keep, self.repetition_time, spec, target)
-
-    @property
-    def windows(self) -> Int32:
-        """(W, 2) start and stop in `frames`."""
-        return self.cut.windows
-
-    @property
-    def window_onsets(self) -> NDArray[np.float64]:
-        """(W, 2) seconds from the start of the recording: onset of a window's first frame, end of its last one."""
-        return self.cut.window_onsets
-
-    @cached_property
-    def frames(self) -> Float32:
-        """(F, R) cleaned frames, lost parcels 0."""
-        return np.where(self.lost, np.float32(0), self.cut.values)
-
-    @cached_property
-    def scaled(self) -> Float32:
-        """(F, R) frames as the recipe scales them for an encoder, lost parcels 0."""
-        return scale(self.cut.values, self.recipe.scaling)
-
-    @property
-    def lost(self) -> NDArray[np.bool_]:
-        """(R,) parcels without usable signal."""
-        return self.raw.series.lost
 
     @property
     def xyz(self) -> Float32:
@@ -191,6 +244,19 @@ class Source:
             has_mask=self.recording.mask is not None,
             header_tr=self.header.repetition_time,
         )
+
+
+def refuse_lost(series: RoiSeries, recipe: Recipe, hint: str) -> None:
+    """Refuse series of which more parcels are lost than the recipe allows.
+
+    Raises
+    ------
+    CoverageError
+        With ``hint``.
+    """
+    lost, n = int(series.lost.sum()), series.values.shape[1]
+    if lost > recipe.most_lost * n:
+        raise CoverageError(f"{lost} of {n} parcels hold no signal (at most {recipe.most_lost:.0%} may be lost).", hint)
 
 
 def _origin(affine: NDArray[np.float64]) -> str:

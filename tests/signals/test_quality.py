@@ -5,7 +5,7 @@ import pytest
 
 from bids_fmmtc.signals.denoise import Cleaned, Confounds
 from bids_fmmtc.signals.parcellate import Parcellated
-from bids_fmmtc.signals.quality import FLAGS, measure
+from bids_fmmtc.signals.quality import BY_POSITION_DESPITE_NAMES, FLAGS, IMPORTED, measure
 from bids_fmmtc.signals.windows import Frames
 from bids_fmmtc.types import RoiSeries
 
@@ -44,6 +44,9 @@ RAISED = {
     "space_affine": ({"placement": "affine"}, {"placement": "packaged"}),
     "padded": ({"padded": True}, {"padded": False}),
     "repetition_time_disagrees": ({"header_tr": 2.03}, {"header_tr": 2.01}),
+    "imported_series": ({"placement": IMPORTED, "has_mask": False}, {"placement": "same"}),
+    "frames_removed": ({"frames_removed": True}, {"frames_removed": False}),
+    "names_differ": ({"columns_matched": BY_POSITION_DESPITE_NAMES}, {"columns_matched": "position"}),
 }
 
 
@@ -109,6 +112,12 @@ def test_other_numbers():
     assert q["mean_std_dvars"] == 1.25
     assert q["tsnr"] == 123.457
     assert (q["repetition_time"], q["header_repetition_time"], q["placement"]) == (2.0, 2.0, "same")
+
+
+def test_what_else_is_known_rules_and_raises_flags():
+    q = facts(fd=None, mean_fd=0.6, tsnr=float("nan"))
+    assert (q["mean_fd"], q["max_fd"]) == (0.6, None)
+    assert q["flags"] == ["high_motion"]
 
 
 def test_a_table_without_motion():
