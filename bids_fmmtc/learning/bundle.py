@@ -5,6 +5,7 @@
     bundle.json                 everything but weights; sha256 and size of every other file, and of itself
     head.safetensors            weights of the head
     tangent.safetensors         training reference of tangent space, only where the recipe asks for it
+    novelty.safetensors         where the embeddings of training lie, only where the reference limits a distance
     encoders/NAME/              config.json and model.safetensors of an encoder that may be passed on
     README.md                   model card
 
@@ -25,13 +26,22 @@ from pathlib import Path
 from typing import Any
 
 from bids_fmmtc.errors import BundleError, MissingInputError
-from bids_fmmtc.learning.calibrate import UNIT, check_calibration, check_conformal, check_reference, is_number
+from bids_fmmtc.learning.calibrate import (
+    EMBEDDING,
+    UNIT,
+    check_calibration,
+    check_conformal,
+    check_reference,
+    embedded,
+    is_number,
+)
 from bids_fmmtc.modalities.weights import NAMES, file_sha256, weights_sha256
 from bids_fmmtc.recipe import Recipe
 
 FORMAT = "bids_fmmtc bundle"
 FORMAT_VERSION = 1
 JSON, HEAD, TANGENT, CARD = "bundle.json", "head.safetensors", "tangent.safetensors", "README.md"
+NOVELTY = "novelty.safetensors"
 TANGENT_MODALITY = "fc"
 CARD_TEXTS = {
     "title": "Title",
@@ -78,8 +88,9 @@ class ModelBundle:
     threshold
         The second class is predicted from this probability of a session on, 0..1.
     calibration, conformal, reference
-        See `bids_fmmtc.learning.calibrate`; conformal and reference may be None. ``bundle.json`` must state beside
-        them ``"unit": "session"``: calibration, threshold and conformal quantile were fitted on logits pooled over
+        See `bids_fmmtc.learning.calibrate`; conformal and reference may be None. Reference entries
+        ``embedding_<modality>`` limit distances (`bids_fmmtc.learning.novelty`). ``bundle.json`` must state beside
+        them ``"unit": "session"``: calibration, threshold and conformal quantiles were fitted on logits pooled over
         all windows of a session, one value a session, as `Predictor` applies them.
     card
         Model card: the texts of `CARD_TEXTS`, ``demo``, and anything else that is JSON.
@@ -225,17 +236,17 @@ def _parsed(root: Path, document: Mapping[str, Any], digest: str) -> ModelBundle
     )
     if document["unit"] != UNIT:
         raise BundleError(
-            f"calibration, threshold and conformal quantile must be fitted per {UNIT}, found {document['unit']!r}.",
+            f"calibration, threshold and conformal quantiles must be fitted per {UNIT}, found {document['unit']!r}.",
             "Fit them anew on logits pooled over the windows of a session.",
         )
-    for ok, message in (*_checks(bundle), *_card_checks(bundle.card)):
-        if not ok:
-            raise BundleError(message)
     check_calibration(bundle.calibration)
     if bundle.conformal is not None:
         check_conformal(bundle.conformal)
     if bundle.reference is not None:
         check_reference(bundle.reference)
+    for ok, message in (*_checks(bundle), *_card_checks(bundle.card)):
+        if not ok:
+            raise BundleError(message)
     return bundle
 
 
@@ -271,6 +282,8 @@ def _checks(bundle: ModelBundle) -> Iterator[tuple[bool, str]]:
         {name: e.sha256 for name, e in bundle.encoders.items()} == weights,
         "encoders and their sha256 differ from the weights_sha256 of the recipe's modalities.",
     )
+    strangers = sorted(set(embedded(bundle.reference)) - names)
+    yield not strangers, f"reference: {EMBEDDING}{'|'.join(strangers)} is of no modality of the recipe."
     expected = _expected_files(bundle)
     yield set(bundle.files) == expected, f"expected files {sorted(expected)}, listed are {sorted(bundle.files)}."
     for name, entry in bundle.files.items():
@@ -292,6 +305,8 @@ def _expected_files(bundle: ModelBundle) -> set[str]:
     expected = {HEAD, CARD}
     if bundle.recipe.connectivity.kind == "tangent" and TANGENT_MODALITY in bundle.shapes:
         expected.add(TANGENT)
+    if embedded(bundle.reference):
+        expected.add(NOVELTY)
     for name, encoder in bundle.encoders.items():
         if encoder.included:
             expected |= {f"encoders/{name}/config.json", f"encoders/{name}/{NAMES[0]}"}

@@ -5,8 +5,11 @@ A head is described by plain data, for example::
     {"kind": "fmmtc", "outputs": 2,
      "branches": {"brainlm": {"branch": "identity"}, "fc": {"branch": "resnet18", "width": 256}}}
 
-The order of ``branches`` is the order of concatenation. A new branch is one class and one line in `BRANCHES`, a new
-head one builder and one line in `HEADS`.
+The order of ``branches`` is the order of concatenation. The other head is linear in the features as they are::
+
+    {"kind": "linear", "outputs": 2, "modalities": ["brainlm", "fc"]}
+
+A new branch is one class and one line in `BRANCHES`, a new head one builder and one line in `HEADS`.
 """
 
 from __future__ import annotations
@@ -148,7 +151,50 @@ class FusionHead(nn.Module):
         return logits
 
 
-HEADS: dict[str, Callable[[Spec, Mapping[str, Shape]], nn.Module]] = {"fmmtc": FusionHead}
+class LinearHead(nn.Module):
+    """One weight for every number of every modality, and a bias: what `learning.linear` learns.
+
+    Connectivity enters whole, each edge twice, so its weights are symmetric with half of an edge's weight on either
+    side, and 0 on the diagonal. Products are summed in float64: connectivity holds 180,000 of them, which may nearly
+    cancel.
+
+    Parameters
+    ----------
+    spec
+        ``kind``, ``modalities`` (a list of names) and ``outputs``: 2 for classes, whose logits are -z / 2 and z / 2
+        for the weighted sum z, or 1 for a number, which is z.
+    shapes
+        Modality -> shape of one window's array; the modalities of ``modalities``, in any order.
+
+    Raises
+    ------
+    BundleError
+        A field that is unknown, missing or out of range, or modalities that differ from ``modalities``.
+    """
+
+    def __init__(self, spec: Spec, shapes: Mapping[str, Shape]) -> None:
+        super().__init__()
+        modalities, outputs = spec.get("modalities"), spec.get("outputs")
+        names = modalities if isinstance(modalities, list | tuple) else ()
+        counted = outputs in (1, 2) and outputs is not True
+        if set(spec) != {"kind", "modalities", "outputs"} or not names or not counted:
+            raise BundleError("head linear: expected kind, modalities (a list, not empty) and outputs (1 or 2).")
+        if sorted(map(str, names)) != sorted(shapes):
+            raise BundleError(f"head: modalities {', '.join(map(str, names))}, expected {', '.join(shapes)}.")
+        self.order, self.outputs = tuple(names), outputs
+        self.weights = nn.ParameterDict({name: nn.Parameter(torch.zeros(tuple(shapes[name]))) for name in self.order})
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, arrays: Mapping[str, Tensor]) -> Tensor:
+        """Return logits (B, 2), or predicted outcomes (B, 1), for modality -> (B, *shape)."""
+        z = self.bias.double()
+        for name in self.order:
+            z = z + (arrays[name].double() * self.weights[name].double()).flatten(1).sum(dim=1)
+        logits = z[:, None] if self.outputs == 1 else torch.stack([-z / 2, z / 2], dim=1)
+        return logits.to(self.bias.dtype)
+
+
+HEADS: dict[str, Callable[[Spec, Mapping[str, Shape]], nn.Module]] = {"fmmtc": FusionHead, "linear": LinearHead}
 
 
 def build_head(spec: Spec, shapes: Mapping[str, Shape]) -> nn.Module:

@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.numpy import load as load_arrays
 from safetensors.torch import load
 from torch import Tensor, nn
 
 from bids_fmmtc.errors import BundleError, DataError
-from bids_fmmtc.learning.bundle import HEAD, TANGENT, TANGENT_MODALITY, ModelBundle
-from bids_fmmtc.learning.calibrate import calibrated, pooled, prediction_set, reference_flags
+from bids_fmmtc.learning.bundle import HEAD, NOVELTY, TANGENT, TANGENT_MODALITY, ModelBundle
+from bids_fmmtc.learning.calibrate import EMBEDDING, calibrated, embedded, pooled, prediction_set, reference_flags
 from bids_fmmtc.learning.head import build_head
+from bids_fmmtc.learning.novelty import Novelty, embedding, from_arrays
 from bids_fmmtc.modalities.connectivity import TangentReference
 from bids_fmmtc.modalities.numerics import strict
 from bids_fmmtc.recipe import Recipe, differences
@@ -45,6 +47,7 @@ class Predictor:
         self._tangent: TangentReference | None = None
         if TANGENT in bundle.files:
             self._tangent = TangentReference.from_arrays(load_arrays(bundle.read(TANGENT)))
+        self._novelty = _novelty(bundle) if NOVELTY in bundle.files else {}
 
     def predict(
         self, key: str, features: Sequence[Features], flags: Sequence[str] = (), recipe: Recipe | None = None
@@ -61,8 +64,8 @@ class Predictor:
         features
             One entry per run.
         flags
-            Reasons for care known so far; those of the reference range, ``recipe_differs`` and ``demo_model`` are
-            added.
+            Reasons for care known so far; those of the reference (of the quality of each run, and of the distance
+            of the session's embeddings), ``recipe_differs`` and ``demo_model`` are added.
         recipe
             The recipe that the features were made with; the bundle's own by default. It may differ from the bundle's
             in ``space`` only, which is flagged ``recipe_differs``. What the bundle leaves open (a warp ``auto``, an
@@ -85,8 +88,7 @@ class Predictor:
         logits = np.concatenate([self._logits(run) for run in features])
         per_window = calibrated(logits, bundle.calibration)
         probability = float(calibrated(pooled(logits), bundle.calibration)[0])
-        reference = bundle.reference or {}
-        found = sorted({flag for run in features for flag in reference_flags(run.quality, reference)})
+        found = sorted(self._reference_flags(features))
         added = (("recipe_differs", differs), ("demo_model", bundle.demo))
         conformal = bundle.conformal
         return Prediction(
@@ -95,10 +97,31 @@ class Predictor:
             per_window=per_window.astype(np.float32),
             threshold=bundle.threshold,
             label=bundle.classes[int(probability >= bundle.threshold)],
-            prediction_set=None if conformal is None else prediction_set(probability, bundle.classes, conformal),
+            prediction_set=None
+            if conformal is None
+            else prediction_set(probability, bundle.classes, conformal, bundle.threshold),
             flags=tuple(dict.fromkeys((*flags, *found, *(flag for flag, so in added if so)))),
             digest=bundle.digest,
         )
+
+    def distances(self, features: Sequence[Features]) -> dict[str, float]:
+        """Return how far a session's embeddings lie from those of training: reference entry -> distance.
+
+        Beyond its limit in the reference (1, as bundles are saved) one lies outside. The embedding is the mean over
+        all windows of all runs of a modality, as extracted: matrices are not projected to tangent space.
+        """
+        return {
+            f"{EMBEDDING}{name}": novelty.distance(embedding(np.concatenate([run.arrays[name] for run in features])))
+            for name, novelty in self._novelty.items()
+        }
+
+    def _reference_flags(self, features: Sequence[Features]) -> set[str]:
+        """Return what the reference has to say, of each run by its quality and of the session by its embeddings."""
+        reference, distances = self.bundle.reference or {}, self.distances(features)
+        of_runs = {name: limits for name, limits in reference.items() if name not in distances}
+        of_session = {name: reference[name] for name in distances}
+        found = {flag for run in features for flag in reference_flags(run.quality, of_runs)}
+        return found | set(reference_flags(distances, of_session))
 
     def _check(self, run: Features, expected: str) -> None:
         if run.digest != expected:
@@ -125,6 +148,14 @@ class Predictor:
                 batch = {n: torch.tensor(a, dtype=torch.float32).to(self.device) for n, a in arrays.items()}
                 rows.append(self._head(batch).cpu().numpy())
         return np.concatenate(rows)
+
+
+def _novelty(bundle: ModelBundle) -> dict[str, Novelty]:
+    try:
+        arrays = load_arrays(bundle.read(NOVELTY))
+    except SafetensorError as error:
+        raise BundleError(f"bundle {bundle.root}: {NOVELTY} cannot be read: {error}.") from None
+    return from_arrays(arrays, {name: bundle.shapes[name] for name in embedded(bundle.reference)})
 
 
 def _space_differs(own: Recipe, used: Recipe) -> bool:

@@ -1,4 +1,4 @@
-"""Writing a bundle: its parts to bytes, the model card, and all of it into place at once."""
+"""Writing a bundle: its parts to bytes, and all of it into place at once."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -20,22 +21,22 @@ from torch import Tensor, nn
 from bids_fmmtc.errors import BundleError, MissingInputError, OutputError
 from bids_fmmtc.learning.bundle import (
     CARD,
-    CARD_TEXTS,
     FORMAT,
     FORMAT_VERSION,
     HEAD,
     JSON,
-    LICENCE,
     NAME,
+    NOVELTY,
     TANGENT,
     EncoderReference,
     ModelBundle,
-    dumped,
     load_bundle,
     rendered,
     strays,
 )
-from bids_fmmtc.learning.calibrate import UNIT
+from bids_fmmtc.learning.calibrate import EMBEDDING, UNIT
+from bids_fmmtc.learning.card import card_text
+from bids_fmmtc.learning.novelty import Novelty, from_arrays, to_arrays
 from bids_fmmtc.learning.predict import filled_head
 from bids_fmmtc.modalities.connectivity import TangentReference
 from bids_fmmtc.modalities.weights import NAMES, file_sha256, weights_file, weights_sha256
@@ -58,6 +59,7 @@ def save_bundle(  # noqa: PLR0913  (a bundle has that many parts)
     encoders: Mapping[str, Path | EncoderReference],
     include_encoders: bool = False,
     tangent: TangentReference | None = None,
+    novelty: Mapping[str, Novelty] | None = None,
     overwrite: bool = False,
 ) -> ModelBundle:
     """Write a bundle; the same input gives the same bytes, and nothing is left behind on failure.
@@ -77,6 +79,9 @@ def save_bundle(  # noqa: PLR0913  (a bundle has that many parts)
         Copy the encoders in. Only where their licence allows it: BrainLM's (CC BY-NC-ND 4.0) does not.
     tangent
         Reference fitted on the training data; needed for connectivity of kind ``tangent``.
+    novelty
+        Modality -> where its embeddings lie in training, of as many modalities as one likes; adds the entries
+        ``embedding_<modality>`` to ``reference``.
 
     The others are as in `ModelBundle`.
 
@@ -92,7 +97,10 @@ def save_bundle(  # noqa: PLR0913  (a bundle has that many parts)
     shapes = {name: tuple(shape) for name, shape in shapes.items()}
     contents = {HEAD: _head_bytes(head, head_spec, shapes)}
     if tangent is not None:
-        contents[TANGENT] = _tangent_bytes(tangent)
+        contents[TANGENT] = _array_bytes(tangent.to_arrays())
+    if novelty:
+        contents[NOVELTY] = _novelty_bytes(novelty, shapes)
+        reference = {**(reference or {}), **{f"{EMBEDDING}{name}": {"high": 1.0} for name in novelty}}
     references, sources = _encoder_parts(encoders, included=include_encoders)
     document = {
         "format": FORMAT,
@@ -109,7 +117,7 @@ def save_bundle(  # noqa: PLR0913  (a bundle has that many parts)
         "reference": _sorted(reference),
         "encoders": references,
     }
-    contents[CARD] = _card_text(document, recipe.digest).encode()
+    contents[CARD] = card_text(document, recipe.digest).encode()
     files = {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in contents.items()}
     for name, source in sources.items():
         files[name] = {"bytes": source.stat().st_size, "sha256": file_sha256(source)}
@@ -209,8 +217,17 @@ def _head_bytes(head: nn.Module | Mapping[str, Tensor], spec: Mapping[str, Any],
     return data
 
 
-def _tangent_bytes(tangent: TangentReference) -> bytes:
-    data: bytes = save_arrays({name: np.ascontiguousarray(array) for name, array in tangent.to_arrays().items()})
+def _novelty_bytes(novelty: Mapping[str, Novelty], shapes: Mapping[str, Sequence[int]]) -> bytes:
+    strangers = sorted(set(novelty) - set(shapes))
+    if strangers:
+        raise BundleError(f"novelty of {', '.join(strangers)}, but modalities are {', '.join(shapes)}.")
+    arrays = to_arrays(novelty)
+    from_arrays(arrays, {name: shapes[name] for name in novelty})
+    return _array_bytes(arrays)
+
+
+def _array_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    data: bytes = save_arrays({name: np.ascontiguousarray(array) for name, array in arrays.items()})
     return data
 
 
@@ -219,24 +236,3 @@ def _sorted(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(name): _sorted(value[name]) for name in sorted(value)}
     return [_sorted(v) for v in value] if isinstance(value, list | tuple) else value
-
-
-def _card_text(document: Mapping[str, Any], recipe_digest: str) -> str:
-    """Return the model card as Markdown."""
-    card = document["card"]
-    lines = [f"# {card.get('title', '')}", ""]
-    if card.get("demo"):
-        lines += ["**Demonstration only: this model predicts nothing about patients.**", ""]
-    for name, heading in list(CARD_TEXTS.items())[1:]:
-        lines += [f"## {heading}", "", str(card.get(name, "")), ""]
-    for name in (n for n in card if n not in CARD_TEXTS and n != "demo"):
-        value = card[name]
-        lines += [f"## {name.replace('_', ' ').capitalize()}", ""]
-        lines += [value if isinstance(value, str) else f"    {dumped(value)}", ""]
-    lines += ["## Model", "", f"- Classes: {', '.join(map(str, document['classes']))}"]
-    lines += [f"- Decision threshold: {document['threshold']}", f"- Head: {document['head'].get('kind')}"]
-    lines += [f"- Calibration: {document['calibration'].get('kind')}, per {UNIT}", f"- Recipe digest: {recipe_digest}"]
-    for name, encoder in document["encoders"].items():
-        where = "included" if encoder["included"] else f"not included. {LICENCE}"
-        lines += [f"- Encoder {name}: weights sha256 {encoder['sha256']}, {where}"]
-    return "\n".join(lines) + "\n"

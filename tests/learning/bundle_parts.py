@@ -8,6 +8,7 @@ import torch
 
 from bids_fmmtc.learning.bundle import rendered
 from bids_fmmtc.learning.head import build_head
+from bids_fmmtc.learning.novelty import Novelty, embedding_size
 from bids_fmmtc.modalities.connectivity import TangentReference
 from bids_fmmtc.recipe import ModalitySpec, Recipe
 from bids_fmmtc.types import Features
@@ -44,7 +45,7 @@ def parts(encoder, /, **changes):
         "head_spec": SPEC,
         "head": build_head(SPEC, SHAPES),
         "calibration": {"kind": "platt", "slope": 1.5, "intercept": -0.25},
-        "conformal": {"alpha": 0.1, "quantile": 0.7},
+        "conformal": {"alpha": 0.1, "quantiles": [0.7, 0.6]},
         "reference": {"tsnr": {"low": 20.0, "high": 90.0}},
         "card": CARD,
         "encoders": {"brainlm": encoder},
@@ -56,6 +57,11 @@ def make_tangent():
     rng = np.random.default_rng(0)
     spread = rng.standard_normal((4, R, 2 * R))
     return TangentReference.fit(spread @ np.swapaxes(spread, 1, 2) / (2 * R))
+
+
+def make_novelty():
+    rng = np.random.default_rng(1)
+    return {name: Novelty.fit(1 + rng.standard_normal((12, embedding_size(shape)))) for name, shape in SHAPES.items()}
 
 
 def features(bundle, windows=3, seed=0, **changes):

@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from bundle_parts import MODALITIES, make_encoder, make_tangent, parts
+from bundle_parts import MODALITIES, make_encoder, make_novelty, make_tangent, parts
 
 from bids_fmmtc.learning.predict import Predictor
 from bids_fmmtc.learning.save import save_bundle
@@ -21,7 +21,8 @@ def saved(tmp_path_factory, encoder):
     """A bundle with every kind of file; tests copy it before they change it."""
     recipe = Recipe(modalities=MODALITIES, connectivity=Connectivity("tangent"))
     root = tmp_path_factory.mktemp("bundle") / "model"
-    return save_bundle(root, **parts(encoder, recipe=recipe, tangent=make_tangent()), include_encoders=True)
+    everything = parts(encoder, recipe=recipe, tangent=make_tangent(), novelty=make_novelty())
+    return save_bundle(root, **everything, include_encoders=True)
 
 
 @pytest.fixture(scope="session")

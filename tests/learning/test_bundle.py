@@ -59,7 +59,11 @@ def test_truncated_and_grown_files_are_found(copy, saved, data):
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "head.safetensors", "tangent.safetensors", "encoders/brainlm/config.json", "bundle.json"]
+    "name",
+    [
+        *("README.md", "head.safetensors", "tangent.safetensors", "novelty.safetensors"),
+        *("encoders/brainlm/config.json", "bundle.json"),
+    ],
 )
 def test_deleted_renamed_replaced(copy, name):
     file = copy / name
@@ -209,6 +213,10 @@ def test_hand_edits_are_found_even_if_they_mean_the_same(copy):
         lambda d: d["files"].update({"README.md": None}),
         lambda d: d.update(conformal=3),
         lambda d: d.update(reference=3),
+        lambda d: d.update(reference=None),  # the file of distances then belongs to nothing
+        lambda d: d["reference"].update(embedding_t1={"high": 1.0}),
+        lambda d: d["reference"].update(embedding_fc=1.0),
+        lambda d: d["conformal"].update(quantile=0.5),
         lambda d: d.update(calibration=None),
         lambda d: d.update(unit=None),
     ],

@@ -11,6 +11,7 @@ from bids_fmmtc.learning.calibrate import (
     check_calibration,
     check_conformal,
     check_reference,
+    embedded,
     is_number,
     pooled,
     prediction_set,
@@ -95,29 +96,33 @@ def test_bad_calibrations_are_refused(calibration):
 
 
 @pytest.mark.parametrize(
-    ("p", "quantile", "expected"),
+    ("p", "quantiles", "expected"),
     [
-        (0.9, 0.5, ("responder",)),
-        (0.1, 0.5, ("non-responder",)),
-        (0.5, 0.5, CLASSES),
-        (0.7, 0.8, CLASSES),
-        (0.75, 0.25, ("responder",)),
-        (0.6, 0.3, CLASSES),  # nothing conforms: everything is kept
-        (1.0, 0.0, ("responder",)),
+        (0.9, [0.5, 0.5], ("responder",)),
+        (0.1, [0.5, 0.5], ("non-responder",)),
+        (0.5, [0.5, 0.5], CLASSES),
+        (0.7, [0.8, 0.8], CLASSES),
+        (0.7, [0.6, 0.8], ("responder",)),  # each class has its own quantile
+        (0.3, [0.6, 0.6], ("non-responder",)),
+        (0.3, [0.2, 0.8], CLASSES),  # responder alone would contradict the label
+        (0.75, [0.25, 0.25], ("responder",)),
+        (0.6, [0.3, 0.3], CLASSES),  # nothing conforms: everything is kept
+        (1.0, [0.0, 0.0], ("responder",)),
+        (0.0, [1.0, 1.0], CLASSES),
     ],
 )
-def test_prediction_set(p, quantile, expected):
-    assert prediction_set(p, CLASSES, {"alpha": 0.1, "quantile": quantile}) == expected
+def test_prediction_set(p, quantiles, expected):
+    assert prediction_set(p, CLASSES, {"alpha": 0.1, "quantiles": quantiles}, 0.5) == expected
 
 
-@given(st.floats(0, 1), st.floats(0, 1))
-def test_prediction_set_is_never_empty_and_holds_what_conforms(p, quantile):
-    found = prediction_set(p, CLASSES, {"alpha": 0.1, "quantile": quantile})
-    assert found
+@given(st.floats(0, 1), st.tuples(st.floats(0, 1), st.floats(0, 1)), st.floats(0, 1))
+def test_prediction_set_holds_the_label_and_what_conforms(p, quantiles, threshold):
+    found = prediction_set(p, CLASSES, {"alpha": 0.1, "quantiles": quantiles}, threshold)
+    assert CLASSES[int(p >= threshold)] in found
     assert found == tuple(c for c in CLASSES if c in found)
-    if 1 - p <= quantile:
+    if 1 - p <= quantiles[1]:
         assert "responder" in found
-    if p <= quantile:
+    if p <= quantiles[0]:
         assert "non-responder" in found
 
 
@@ -126,10 +131,17 @@ def test_prediction_set_is_never_empty_and_holds_what_conforms(p, quantile):
     [
         [],
         {"alpha": 0.1},
-        {"alpha": 0.1, "quantile": 2},
-        {"alpha": -0.1, "quantile": 0.5},
-        {"alpha": 0.1, "quantile": math.nan},
-        {"alpha": 0.1, "quantile": 0.5, "more": 1},
+        {"alpha": 0.1, "quantile": 0.5},
+        {"alpha": 0.1, "quantiles": 0.5},
+        {"alpha": 0.1, "quantiles": [0.5]},
+        {"alpha": 0.1, "quantiles": [0.5, 0.5, 0.5]},
+        {"alpha": 0.1, "quantiles": "ab"},
+        {"alpha": 0.1, "quantiles": [0.5, 2]},
+        {"alpha": 0.1, "quantiles": [math.nan, 0.5]},
+        {"alpha": 0.1, "quantiles": [True, 0.5]},
+        {"alpha": -0.1, "quantiles": [0.5, 0.5]},
+        {"alpha": None, "quantiles": [0.5, 0.5]},
+        {"alpha": 0.1, "quantiles": [0.5, 0.5], "more": 1},
     ],
 )
 def test_bad_conformal_is_refused(conformal):
@@ -150,13 +162,45 @@ def test_reference_flags():
     )
 
 
+def test_words_are_known_outside_or_missing():
+    reference = {name: {"values": ["same", "packaged"]} for name in ("a", "b", "c", "d")}
+    quality = {"a": "same", "b": "affine", "c": 1.0}
+    assert reference_flags(quality, reference) == ("outside_reference:b", "unknown:c", "unknown:d")
+
+
 @given(st.floats(allow_nan=False, allow_infinity=False), st.floats(-10, 0), st.floats(0, 10))
 def test_reference_ends_belong_to_the_range(value, low, high):
     flags = reference_flags({"x": np.float64(value)}, {"x": {"low": low, "high": high}})
     assert flags == (() if low <= value <= high else ("outside_reference:x",))
+    assert (reference_flags({"x": value}, {"x": {"low": low}}) == ()) == (value >= low)
+    assert (reference_flags({"x": value}, {"x": {"high": high}}) == ()) == (value <= high)
 
 
-@pytest.mark.parametrize("reference", [[], {"x": 1}, {"x": {"low": 0}}, {"x": {"low": 1, "high": 0}}])
-def test_bad_reference_is_refused(reference):
-    with pytest.raises(BundleError, match="reference"):
-        check_reference(reference)
+@pytest.mark.parametrize(
+    "limits",
+    [
+        1,
+        [],
+        {},
+        {"low": 1, "high": 0},
+        {"low": 0, "hi": 1},
+        {"high": None},
+        {"high": math.inf},
+        {"high": True},
+        {"values": []},
+        {"values": "same"},
+        {"values": [1]},
+        {"values": {"same": 1}},
+        {"values": ["same"], "low": 0},
+    ],
+)
+def test_bad_reference_is_refused(limits):
+    with pytest.raises(BundleError, match="reference x"):
+        check_reference({"x": limits})
+    with pytest.raises(BundleError, match="reference: expected an object"):
+        check_reference([limits])
+
+
+def test_embeddings_of_a_reference():
+    assert embedded({"tsnr": {}, "embedding_fc": {}, "embedding_brainlm": {}}) == ("brainlm", "fc")
+    assert embedded(None) == embedded({}) == ()

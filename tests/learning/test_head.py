@@ -9,6 +9,7 @@ from bids_fmmtc.learning.head import BRANCHES, build_head
 
 SMALL = {"branch": "resnet18", "width": 6, "embedding_size": 8, "hidden_sizes": [8, 8, 8, 8], "depths": [1, 1, 1, 1]}
 SHAPES = {"fc": (12, 12), "brainlm": (5,)}
+LINEAR = {"kind": "linear", "outputs": 2, "modalities": ["brainlm", "fc"]}
 
 
 def spec(**changes):
@@ -125,11 +126,52 @@ def test_shapes(h, batch, r, outputs):
         assert head(inputs(batch, r, h)).shape == (batch, outputs)
 
 
+def linear(outputs, seed=0):
+    head = build_head({**LINEAR, "outputs": outputs}, SHAPES)
+    generator = torch.Generator().manual_seed(seed)
+    head.load_state_dict({name: torch.randn(t.shape, generator=generator) for name, t in head.state_dict().items()})
+    return head
+
+
+def test_the_linear_head_is_a_weighted_sum_of_all_numbers():
+    one, two = linear(1), linear(2)
+    x = inputs()
+    w = one.weights
+    with torch.inference_mode():
+        z = x["brainlm"] @ w["brainlm"] + torch.einsum("bij,ij->b", x["fc"], w["fc"]) + one.bias
+        torch.testing.assert_close(one(x), z[:, None])
+        torch.testing.assert_close(two(x), torch.stack([-z / 2, z / 2], dim=1))
+    assert one(x).dtype == torch.float32
+    assert sorted(one.state_dict()) == ["bias", "weights.brainlm", "weights.fc"]
+
+
+def test_the_linear_head_is_exact_where_large_terms_cancel():
+    head = build_head({**LINEAR, "modalities": ["brainlm"]}, {"brainlm": (3,)})
+    head.load_state_dict({"weights.brainlm": torch.tensor([1e8, 1, -1e8]), "bias": torch.zeros(1)})
+    with torch.inference_mode():
+        assert head({"brainlm": torch.ones(1, 3)}).tolist() == [[-0.5, 0.5]]
+
+
+def test_the_linear_head_can_be_trained_and_explained():
+    head, x = linear(2), {name: t.requires_grad_() for name, t in inputs().items()}
+    torch.nn.functional.cross_entropy(head(x), torch.tensor([0, 1, 1])).backward()
+    assert all(t.grad is not None and t.grad.dtype == torch.float32 for t in (*head.parameters(), *x.values()))
+
+
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"kind": "linear"}, "no head 'linear'; known are fmmtc"),
+        ({"kind": "quadratic"}, "no head 'quadratic'; known are fmmtc, linear"),
         ({"kind": ["fmmtc"]}, "no head"),
+        ({"kind": "linear"}, "expected kind, modalities"),
+        ({**LINEAR, "modalities": []}, "expected kind, modalities"),
+        ({**LINEAR, "modalities": "fc"}, "expected kind, modalities"),
+        ({**LINEAR, "outputs": 3}, "outputs"),
+        ({**LINEAR, "outputs": True}, "outputs"),
+        ({**LINEAR, "branches": {}}, "expected kind, modalities"),
+        ({**LINEAR, "modalities": ["fc"]}, "modalities fc, expected fc, brainlm"),
+        ({**LINEAR, "modalities": ["fc", "fc"]}, "modalities fc, fc, expected fc, brainlm"),
+        ({**LINEAR, "modalities": ["fc", 3]}, "modalities fc, 3, expected fc, brainlm"),
         ({}, "no head None"),
         ({"kind": "fmmtc"}, "expected kind, branches"),
         ({"kind": "fmmtc", "branches": {}}, "expected kind, branches"),

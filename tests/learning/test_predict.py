@@ -1,13 +1,16 @@
 import dataclasses
+import hashlib
 
 import numpy as np
 import pytest
 import torch
-from bundle_parts import CARD, SHAPES, features, make_tangent, parts, restate
+from bundle_parts import CARD, SHAPES, R, features, make_tangent, parts, restate
+from safetensors.numpy import load, save
 
 from bids_fmmtc.errors import BundleError, DataError
 from bids_fmmtc.learning.bundle import load_bundle
 from bids_fmmtc.learning.calibrate import calibrated
+from bids_fmmtc.learning.novelty import from_arrays
 from bids_fmmtc.learning.predict import Predictor
 
 
@@ -148,4 +151,67 @@ def test_weights_changed_after_loading_are_refused(copy):
 def test_weights_that_do_not_fit_the_head_are_refused(copy):
     restate(copy, lambda d: d["head"]["branches"]["fc"].update(width=7))
     with pytest.raises(BundleError, match=r"classifier\.weight"):
+        Predictor(load_bundle(copy))
+
+
+def near(bundle, **changes):
+    """A session in the very middle of training: every window is the mean embedding."""
+    novelty = from_arrays(load((bundle.root / "novelty.safetensors").read_bytes()), SHAPES)
+    fc = np.zeros((R, R), np.float32)
+    fc[np.triu_indices(R)] = novelty["fc"].mean
+    fc = fc + np.triu(fc, 1).T + 20 * np.eye(R, dtype=np.float32)  # tangent space needs positive definite matrices
+    arrays = {"brainlm": np.tile(novelty["brainlm"].mean, (2, 1)), "fc": np.tile(fc, (2, 1, 1)), **changes}
+    return features(bundle, 2, arrays=arrays)
+
+
+def test_distances_are_of_the_session_and_flagged_beyond_their_limit(saved):
+    predictor = Predictor(saved)
+    found = predictor.distances([near(saved)])
+    assert list(found) == ["embedding_brainlm", "embedding_fc"]
+    assert found["embedding_brainlm"] == pytest.approx(0, abs=1e-5)
+    assert found["embedding_fc"] > 1  # the diagonal is not what training saw
+    assert predictor.predict("s", [near(saved)]).flags == ("outside_reference:embedding_fc",)
+    middle = near(saved).arrays["brainlm"][:1]
+    apart = [near(saved, brainlm=middle.repeat(2, 0) + sign * 100) for sign in (-1, 1)]
+    assert "outside_reference:embedding_brainlm" in predictor.predict("s", apart[:1]).flags
+    # Two runs on either side of the middle: the session's mean lies there.
+    assert predictor.distances(apart)["embedding_brainlm"] == pytest.approx(0, abs=1e-4)
+    assert "outside_reference:embedding_brainlm" not in predictor.predict("s", apart).flags
+
+
+def test_a_bundle_without_distances_has_none(plain, predictor):
+    assert predictor.distances([features(plain)]) == {}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda arrays: arrays.pop("fc.mean"),
+        lambda arrays: arrays.update({"t1.mean": arrays["fc.mean"]}),
+        lambda arrays: arrays.update({"fc.mean": arrays["fc.mean"][1:]}),
+        lambda arrays: arrays.update({"fc.basis": arrays["fc.basis"][1:]}),
+        lambda arrays: arrays.update({"fc.weights": arrays["fc.weights"].astype(np.float64)}),
+        lambda arrays: arrays.update({"fc.weights": -arrays["fc.weights"]}),
+        lambda arrays: arrays.update({"brainlm.residual": arrays["brainlm.residual"] * np.float32(np.nan)}),
+    ],
+)
+def test_tampered_distances_are_refused_even_with_a_right_checksum(copy, change):
+    path = copy / "novelty.safetensors"
+    arrays = load(path.read_bytes())
+    change(arrays)
+    path.write_bytes(save(arrays))
+    with pytest.raises(BundleError, match=r"checksum|bytes"):
+        load_bundle(copy)
+    entry = {"bytes": path.stat().st_size, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    restate(copy, lambda d: d["files"].update({path.name: entry}))
+    with pytest.raises(BundleError, match="novelty"):
+        Predictor(load_bundle(copy))
+
+
+def test_distances_that_are_no_arrays_are_refused(copy):
+    path = copy / "novelty.safetensors"
+    path.write_bytes(b"no arrays")
+    entry = {"bytes": 9, "sha256": hashlib.sha256(b"no arrays").hexdigest()}
+    restate(copy, lambda d: d["files"].update({path.name: entry}))
+    with pytest.raises(BundleError, match=r"novelty\.safetensors cannot be read"):
         Predictor(load_bundle(copy))

@@ -3,7 +3,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from bundle_parts import CARD, ENCODER_SHA256, MODALITIES, SHAPES, SPEC, make_encoder, make_tangent, names, parts
+from bundle_parts import (
+    CARD,
+    ENCODER_SHA256,
+    MODALITIES,
+    SHAPES,
+    SPEC,
+    make_encoder,
+    make_novelty,
+    make_tangent,
+    names,
+    parts,
+)
 
 from bids_fmmtc.errors import BundleError, OutputError
 from bids_fmmtc.learning.bundle import EncoderReference, load_bundle
@@ -23,7 +34,7 @@ def test_what_is_saved_is_loaded(saved):
     assert again.digest == hashlib.sha256((saved.root / "bundle.json").read_bytes()).hexdigest()
     found = {p.relative_to(saved.root).as_posix() for p in saved.root.rglob("*") if p.is_file()}
     assert found == {
-        *("bundle.json", "head.safetensors", "tangent.safetensors", "README.md"),
+        *("bundle.json", "head.safetensors", "tangent.safetensors", "novelty.safetensors", "README.md"),
         *("encoders/brainlm/config.json", "encoders/brainlm/model.safetensors"),
     }
     assert names(saved.root.parent) == ["model"]
@@ -50,6 +61,17 @@ def test_model_card(saved, plain, encoder, tmp_path):
     assert "Demonstration only" in (demo.root / "README.md").read_text()
 
 
+def test_novelty_brings_its_limits(saved, plain, encoder, tmp_path):
+    assert saved.reference == {
+        "tsnr": {"low": 20.0, "high": 90.0},
+        "embedding_brainlm": {"high": 1.0},
+        "embedding_fc": {"high": 1.0},
+    }
+    only = save_bundle(tmp_path / "a", **parts(encoder, reference=None, novelty={"fc": make_novelty()["fc"]}))
+    assert only.reference == {"embedding_fc": {"high": 1.0}}
+    assert save_bundle(tmp_path / "b", **parts(encoder, novelty={})).digest == plain.digest
+
+
 def test_state_dict_and_encoder_reference_will_do(plain, encoder, tmp_path):
     state = parts(encoder)["head"].state_dict()
     again = save_bundle(tmp_path / "a", **parts(EncoderReference(ENCODER_SHA256), head=state))
@@ -66,7 +88,11 @@ def test_state_dict_and_encoder_reference_will_do(plain, encoder, tmp_path):
         ({"threshold": float("nan")}, "plain JSON"),
         ({"calibration": {"kind": "spline"}}, "calibration"),
         ({"conformal": {"alpha": 0.1}}, "conformal"),
-        ({"reference": {"x": {"low": 1}}}, "reference"),
+        ({"reference": {"x": {"low": "1"}}}, "reference"),
+        ({"reference": {"embedding_fc": {"high": 1.0}}}, r"novelty\.safetensors"),
+        ({"reference": {"embedding_t1": {"high": 1.0}}}, "embedding_t1 is of no modality"),
+        ({"novelty": {"t1": make_novelty()["fc"]}}, "novelty of t1, but modalities are brainlm, fc"),
+        ({"novelty": {"brainlm": make_novelty()["fc"]}}, r"brainlm\.mean must be float32 \(5,\)"),
         ({"card": {**CARD, "demo": "no"}}, "demo"),
         ({"card": {**CARD, "limits": ""}}, "limits"),
         ({"card": {**CARD, "n": object()}}, "plain JSON"),

@@ -1,0 +1,209 @@
+"""The model and what must stand beside it: its modalities alone, an untrained encoder, and everything trivial.
+
+Each is judged on the same folds as the model. A new baseline is one line in `contestants`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from bids_fmmtc.learning.learner import Fitted, HeadParts, Learner
+from bids_fmmtc.learning.ledger import Ledger
+from bids_fmmtc.learning.linear import LinearLearner
+from bids_fmmtc.types import Cohort, Float64, Rows
+
+CONNECTIVITY = "fc"
+RANDOM = "_random"
+"""Suffix of the array that holds what an encoder of the same shape with random weights makes of the same windows."""
+
+Role = Literal["model", "ablation", "baseline"]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """How learners are built.
+
+    Parameters
+    ----------
+    head
+        Name in `LEARNERS`.
+    tangent
+        Whether ``fc`` holds covariances that are to be projected by a reference from the training part.
+    options
+        Of the head; see its learner.
+    seed, ledger, device, say
+        Of learners that train by epochs.
+    """
+
+    head: str = "linear"
+    tangent: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    ledger: Ledger = field(default_factory=lambda: Ledger(None, ""))
+    device: str = "cpu"
+    say: Callable[[str], None] = lambda _: None
+
+
+@dataclass(frozen=True, slots=True)
+class Contestant:
+    """One line of the comparison; ``learner`` is None where it cannot run, and ``reason`` says why.
+
+    Parameters
+    ----------
+    name
+        Key in tables, ``t_only``.
+    text
+        For readers.
+    role
+        ``model``, ``ablation`` (a part of the model) or ``baseline`` (what it must beat).
+    """
+
+    name: str
+    text: str
+    role: Role
+    learner: Learner | None
+    reason: str = ""
+
+
+def contestants(cohort: Cohort, setup: Setup) -> list[Contestant]:
+    """Return the model first, then everything it is compared with."""
+    names = tuple(n for n in cohort.arrays if not n.endswith(RANDOM))
+    series = tuple(n for n in names if n != CONNECTIVITY)
+    connectivity = tuple(n for n in names if n == CONNECTIVITY)
+    untrained = tuple(n + RANDOM for n in series)
+    ready = bool(untrained) and set(untrained) <= set(cohort.arrays)
+    head = LEARNERS[setup.head]
+    linear = setup.head == "linear"
+    both = bool(series and connectivity)
+
+    def build(ok: bool, make: Callable[..., Learner], blocks: tuple[str, ...]) -> Learner | None:  # noqa: FBT001
+        return make(cohort, blocks, setup) if ok else None
+
+    why_t = "" if series else "the features hold no encoder's array, only connectivity"
+    why_c = "" if connectivity else "the features hold no connectivity"
+    whole = "all there is: the model itself"
+    return [
+        Contestant("model", _model_text(setup.head, series, connectivity), "model", build(True, head, names)),  # noqa: FBT003
+        Contestant(
+            "t_only", "time series only (T)", "ablation", build(both, head, series), why_t or ("" if both else whole)
+        ),
+        Contestant(
+            "c_only",
+            "connectivity only (C)" + (", which is FC + linear" if linear else ""),
+            "ablation",
+            build(both, head, connectivity),
+            why_c or ("" if both else whole),
+        ),
+        Contestant(
+            "random_encoder",
+            "the model with an encoder of random weights",
+            "baseline",
+            build(ready, head, (*untrained, *connectivity)),
+            why_t or ("" if ready else "needs the encoder's shape (--encoder-weights) and the parcel series"),
+        ),
+        Contestant(
+            "fc_linear",
+            "connectivity, linear (FC + linear)",
+            "baseline",
+            build(bool(connectivity) and not linear, _linear, connectivity),
+            why_c or ("the same as c_only" if both else whole if linear else ""),
+        ),
+        *_trivial(cohort, setup),
+    ]
+
+
+def _model_text(head: str, series: tuple[str, ...], connectivity: tuple[str, ...]) -> str:
+    parts = " + ".join([*(["T"] if series else []), *(["C"] if connectivity else [])])
+    return f"{HEAD_TEXTS[head]}, {parts}"
+
+
+def _trivial(cohort: Cohort, setup: Setup) -> list[Contestant]:
+    """Return the baselines that see no brain, but what comes with it."""
+    moved = bool(np.isfinite(cohort.motion).any())
+    sites = len(set(cohort.sites or ()))
+    told = bool(cohort.covariates)
+    constant = "every session has the same answer: the training part's base rate or mean"
+    return [
+        Contestant("majority", constant, "baseline", ConstantLearner(cohort)),
+        Contestant(
+            "covariates",
+            f"covariates only ({', '.join(cohort.covariates) or 'none'})",
+            "baseline",
+            _linear(cohort, ("covariates",), setup) if told else None,
+            "" if told else "no --covariates were given",
+        ),
+        Contestant(
+            "motion",
+            "motion only (mean framewise displacement)",
+            "baseline",
+            _linear(cohort, ("motion",), setup) if moved else None,
+            "" if moved else "motion is unknown for everybody",
+        ),
+        Contestant(
+            "site",
+            "site only",
+            "baseline",
+            _linear(cohort, ("site",), setup) if sites > 1 else None,
+            "" if sites > 1 else ("there is one site" if sites else "no --site-column was given"),
+        ),
+    ]
+
+
+def _linear(cohort: Cohort, blocks: tuple[str, ...], setup: Setup) -> Learner:
+    return LinearLearner(cohort, blocks, tangent=setup.tangent)
+
+
+def _network(cohort: Cohort, blocks: tuple[str, ...], setup: Setup) -> Learner:
+    from bids_fmmtc.learning.epochs import TrainingOptions  # noqa: PLC0415  (torch)
+    from bids_fmmtc.learning.train import NetworkLearner  # noqa: PLC0415
+
+    return NetworkLearner(cohort, blocks, TrainingOptions(**setup.options), setup)
+
+
+LEARNERS: dict[str, Callable[[Cohort, tuple[str, ...], Setup], Learner]] = {"linear": _linear, "fmmtc": _network}
+"""Head -> how to learn it from blocks of a cohort."""
+HEAD_TEXTS = {
+    "linear": "FMM_TC with the linear head (principal components, L2 penalty)",
+    "fmmtc": "FMM_TC with the published head (ResNet-18 over connectivity, concatenation, linear layer)",
+}
+
+
+class ConstantLearner:
+    """Learns the base rate or mean of the training part and nothing else."""
+
+    choices = 1
+
+    def __init__(self, cohort: Cohort) -> None:
+        self._kind = cohort.kind
+
+    def path(self, y: Float64, train: Rows, rows: Rows, name: str) -> Float64:
+        """Return (1, len(rows)) equal scores."""
+        return self.fit(y, train, 0, name).scores(rows)[None]
+
+    def fit(self, y: Float64, train: Rows, choice: int, name: str) -> Fitted:
+        """Return the constant: log-odds 0, since classes weigh the same before calibration, or the mean."""
+        del choice, name
+        return _Constant(0.0 if self._kind == "classification" else float(y[train].mean()))
+
+    def describe(self, choice: int) -> dict[str, Any]:
+        """Return nothing: there is no setting."""
+        del choice
+        return {}
+
+
+@dataclass(frozen=True, slots=True)
+class _Constant:
+    value: float
+
+    def scores(self, rows: Rows) -> Float64:
+        return np.full(len(rows), self.value)
+
+    def elsewhere(self, cohort: Cohort) -> Float64:
+        return np.full(len(cohort), self.value)
+
+    def head(self) -> HeadParts:
+        raise ValueError("a constant is no head")

@@ -1,0 +1,115 @@
+"""Sentences follow from numbers."""
+
+import pytest
+
+from bids_fmmtc.learning.verdict import better, found_effect, shown, verdicts
+
+
+def estimate(value, low, high):
+    return {"value": value, "low": low, "high": high}
+
+
+GOOD, CHANCE, UNDEFINED = estimate(0.8, 0.7, 0.9), estimate(0.55, 0.4, 0.7), estimate(None, None, None)
+
+
+def model(auroc, role="baseline", text="a text"):
+    return {"text": text, "role": role, "status": "ok", "metrics": {"auroc_within": auroc}}
+
+
+def evaluation(auroc=GOOD, p=0.001, **more):
+    given = {
+        "kind": "classification",
+        "n": 40,
+        "models": {"model": model(auroc, "model")},
+        "permutation": {"p": p},
+        "comparisons": [],
+    }
+    models = {**given["models"], **more.pop("models", {})}
+    return {**given, "models": models, **more}
+
+
+def test_better_means_the_whole_interval():
+    assert better(GOOD, 0.5)
+    assert not better(CHANCE, 0.5)
+    assert not better(estimate(0.9, None, None), 0.5)
+    assert not better(UNDEFINED, 0.5)
+    assert not better(None, 0.5)
+    assert not better(estimate(0.6, 0.5, 0.7), 0.5)
+
+
+@pytest.mark.parametrize(
+    ("auroc", "p", "says"),
+    [
+        (GOOD, 0.001, "is better than chance (AUROC 0.80, 95 % interval 0.70 to 0.90, permutation p = 0.001"),
+        (GOOD, 0.2, "the interval excludes chance, the test does not"),
+        (CHANCE, 0.001, "is not better than chance"),
+        (CHANCE, 0.6, "is not better than chance, as far as these data tell"),
+        (UNDEFINED, 0.6, "AUROC undefined"),
+    ],
+)
+def test_chance(auroc, p, says):
+    assert says in verdicts(evaluation(auroc, p))[0]
+
+
+def test_without_a_permutation_test_that_is_said():
+    assert "no permutation test was run" in verdicts(evaluation(permutation=None))[0]
+    assert found_effect(evaluation(permutation=None))
+    assert not found_effect(evaluation(CHANCE, permutation=None))
+
+
+def test_a_confound_that_predicts_is_named():
+    said = " ".join(verdicts(evaluation(models={"site": model(GOOD), "motion": model(CHANCE)})))
+    assert "The site alone predicts the outcome (AUROC 0.80" in said
+    assert "motion" not in said
+
+
+def test_what_is_beaten_and_what_is_not():
+    models = {n: model(CHANCE, text=n.upper()) for n in ("majority", "motion", "site")}
+    against = {"majority": estimate(0.3, 0.1, 0.5), "motion": estimate(0.1, -0.1, 0.3), "site": estimate(-1, -2, -0.5)}
+    compared = [{"against": name, "difference": d} for name, d in against.items()]
+    said = verdicts(evaluation(models=models, comparisons=compared))
+    assert "On the same folds it beats: MAJORITY." in said
+    assert "It is not shown to beat (the interval of the difference holds 0): MOTION." in said
+    assert "It is worse than: SITE." in said
+
+
+@pytest.mark.parametrize(
+    ("t", "c", "says"),
+    [
+        (GOOD, CHANCE, "It is the time series that predict"),
+        (CHANCE, GOOD, "It is the connectivity that predicts"),
+        (GOOD, GOOD, "each predict the outcome"),
+        (CHANCE, CHANCE, "Neither modality alone"),
+    ],
+)
+def test_the_ablation_names_the_modality(t, c, says):
+    models = {"t_only": model(t, "ablation"), "c_only": model(c, "ablation")}
+    assert any(says in s for s in verdicts(evaluation(models=models)))
+
+
+def test_sites():
+    left = {"status": "ok", "metrics": {"auroc_within": CHANCE}}
+    said = verdicts(evaluation(within_site=CHANCE, leave_one_site_out=left))
+    assert any(s.startswith("Among people of one site it is not shown") for s in said)
+    assert "What was found with sites mixed does not carry over to a new site." in said
+    left = {"status": "not run", "reason": "site a holds one class."}
+    said = verdicts(evaluation(within_site=UNDEFINED, leave_one_site_out=left))
+    assert any("cannot be told apart" in s for s in said)
+    assert "No site could be left out: site a holds one class." in said
+
+
+def test_other_cohorts():
+    cohorts = {
+        "south": {"status": "ok", "metrics": {"auroc_within": CHANCE}},
+        "west": {"status": "failed", "reason": "nobody has features."},
+    }
+    said = verdicts(evaluation(external=cohorts))
+    assert any(s.startswith("On cohort south, untouched until then, it is not better than chance") for s in said)
+    assert "Cohort west could not be judged: nobody has features." in said
+
+
+def test_regression_is_judged_by_correlation():
+    r = estimate(0.1, -0.2, 0.4)
+    found = {"kind": "regression", "n": 30, "models": {"model": {**model(None), "metrics": {"r_within": r}}}}
+    assert verdicts(found)[0].startswith("The model is not better than chance")
+    assert shown("r_within", r) == "r 0.10, 95 % interval -0.20 to 0.40"
