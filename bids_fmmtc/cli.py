@@ -16,15 +16,22 @@ from typing import TYPE_CHECKING, NoReturn
 
 from bids_fmmtc import __version__
 from bids_fmmtc.errors import EXIT_IO, EXIT_UNKNOWN_LEVEL, EXIT_USAGE, FmmtcError, MissingInputError, UsageError
+from bids_fmmtc.group_options import add_group_options, group_settings
 from bids_fmmtc.resources import resource_dirs
 
 if TYPE_CHECKING:
     from bids_fmmtc.settings import Settings
 
-LEVELS = {"participant": "bids_fmmtc.run:run_participant_level"}
+LEVELS = {
+    "participant": "bids_fmmtc.run:run_participant_level",
+    "group": "bids_fmmtc.group.level:run_group_level",
+}
 """Analysis level -> function from settings to exit code."""
 
-_LEVEL_HELP = "participant: features per recording, and predictions if there is a model."
+_LEVEL_HELP = (
+    "participant: features per recording, and predictions if there is a model; group: gather them, and with "
+    "--outcome train, evaluate, explain, plan a trial"
+)
 _EPILOG = """\
 Exit codes: 0 all well; 1 something failed (see the table); 16 not a dataset this program can read; 17 unknown
 level; 18 nothing selected; 64 usage; 65 unusable data, recipe, atlas or bundle; 66 an input is missing; 73 output
@@ -68,7 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("analysis_level", help=_LEVEL_HELP)
     parser.add_argument("--version", action="version", version=f"bids_fmmtc {__version__}")
     parser.add_argument("-v", "--verbose", action="count", default=0, help="say more; twice for everything")
-    for add in (_add_selection, _add_model, _add_resources):
+    for add in (_add_selection, _add_model, _add_resources, add_group_options):
         add(parser)
     return parser
 
@@ -93,6 +100,16 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--derivatives", nargs="+", action="extend", default=[], metavar="[NAME=]PATH", help="fMRIPrep folders"
     )
+    group.add_argument(
+        "--timeseries",
+        type=Path,
+        metavar="DIR",
+        help="import parcel series instead of images: tables of xcp_d, giga_connectome, HALFpipe, or any "
+        "sub-LABEL[_...]_timeseries.tsv below DIR",
+    )
+    group.add_argument(
+        "--repetition-time", type=_seconds, metavar="S", help="of --timeseries, in s, where no sidecar tells it"
+    )
     group.add_argument("--dry-run", action="store_true", help="print what would run and why not; write nothing")
     group.add_argument("--skip-bids-validation", action="store_true", help="accepted; input is not validated anyway")
 
@@ -104,7 +121,12 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--encoder-weights", type=Path, metavar="DIR", help="folder of the pretrained encoder")
     group.add_argument("--recipe", type=Path, metavar="FILE", help="recipe JSON; a bundle brings its own")
-    group.add_argument("--atlas", metavar="NAME|DIR", help="default: A424, from the cache or $FMMTC_RESOURCES")
+    group.add_argument(
+        "--atlas",
+        metavar="NAME|DIR|FILE",
+        help="default: A424, from the cache or $FMMTC_RESOURCES; with --timeseries the one in the names, or a FILE.tsv "
+        "of parcels (name, x, y, z in MNI mm)",
+    )
     group.add_argument(
         "--on-space-mismatch",
         choices=("warp", "affine", "fail"),
@@ -123,7 +145,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 def _add_resources(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how it runs")
     group.add_argument("--nprocs", "--n-cpus", type=_positive, metavar="N", help="participants at once; default: 1")
-    group.add_argument("--omp-nthreads", type=_positive, metavar="N", help="threads of each; default: CPUs / nprocs")
+    group.add_argument(
+        "--omp-nthreads", type=_positive, metavar="N", help="threads of each; default: CPUs / nprocs, group: 1"
+    )
     group.add_argument("--mem", "--mem-gb", type=_gigabytes, metavar="GB", help="memory the scheduler may plan with")
     group.add_argument("-w", "--work-dir", type=Path, metavar="DIR", help="task files and logs; enables resuming")
     group.add_argument("--nipype-plugin-file", type=Path, metavar="FILE", help="YAML with plugin and plugin_args")
@@ -135,6 +159,16 @@ def _positive(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a positive whole number")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.05 <= value <= 30:
+        raise argparse.ArgumentTypeError(f"{text} is not a repetition time, 0.05 to 30 s")
+    return value
 
 
 def _gigabytes(text: str) -> float:
@@ -162,7 +196,11 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Settings:
     from bids_fmmtc.settings import Settings  # noqa: PLC0415  (brings numpy, which --help does without)
 
     nprocs = options.nprocs or 1
-    threads = options.omp_nthreads or max(1, len(os.sched_getaffinity(0)) // nprocs)
+    # Training sums in an order that depends on the number of threads: by default a number is the same everywhere.
+    free = 1 if options.analysis_level == "group" else max(1, len(os.sched_getaffinity(0)) // nprocs)
+    threads = options.omp_nthreads or free
+    if options.repetition_time is not None and options.timeseries is None:
+        raise UsageError("--repetition-time is for --timeseries only; an image has its own.")
     model = options.model or (Path(environ["FMMTC_MODEL"]) if environ.get("FMMTC_MODEL") else None)
     return Settings(
         bids_dir=_real(options.bids_dir),
@@ -175,6 +213,8 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Settings:
         filter_file=options.bids_filter_file,
         database_dir=options.bids_database_dir,
         derivatives=tuple(_derivative(text) for text in options.derivatives),
+        timeseries=None if options.timeseries is None else _real(options.timeseries),
+        repetition_time=options.repetition_time,
         model=model,
         encoder_weights=options.encoder_weights,
         recipe_file=options.recipe,
@@ -193,6 +233,7 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Settings:
         verbose=options.verbose,
         resources=resource_dirs(environ),
         command=shlex.join(["bids_fmmtc", *words]),
+        group=group_settings(options),
     )
 
 

@@ -1,299 +1,64 @@
-"""``bids_fmmtc-demo DIR``: a synthetic cohort as a fMRIPrep derivative, and the participant level run on it.
+"""``bids_fmmtc-demo DIR``: the whole circle on a synthetic cohort: features, a model, its evaluation, predictions.
 
-Nothing here comes from a person. Twelve participants at two sites; in responders one group of parcels is coupled
-more tightly and swings more slowly; one participant's image is cut off, to show what a failure looks like. The
-model is untrained: its predictions mean nothing and say so.
+The participant level runs on a cohort in which responders differ by a planted effect (`bids_fmmtc.synthetic`); one
+participant's image is cut off, to show what a failure looks like. The group level learns, judges, explains and plans
+a trial. The participant level then predicts people whom the model has never met. No figure of it means anything
+beyond that the program finds what was planted; everything it writes says DEMO.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
-import logging
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from bids_fmmtc import __version__
 from bids_fmmtc.cli import main as run_app
-from bids_fmmtc.dataset.store import write_bytes, write_json, write_table
+from bids_fmmtc.dataset.store import read_table, write_json
 from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError, OutputError
-from bids_fmmtc.signals.atlas import read_atlas
+from bids_fmmtc.synthetic import ATLAS, BROKEN, Person, cohort, recipe, write_atlas, write_cohort, write_encoder
 
-log = logging.getLogger("bids_fmmtc")
-
-SPACE = "MNI152NLin2009aSym"  # the template that nilearn ships
-ATLAS = "Demo"
-GRID_MM = 6
-N_PARCELS = 48
-N_FRAMES = 260
-TR = 2.0
-WINDOW, STRIDE = 100, 80
-PLANTED = tuple(range(0, N_PARCELS, 4))  # parcels in which responders differ
-BROKEN = "12"
+ANALYSIS = "demo"
+FIRST_NEW = 101
+"""Number of the first new person; those learnt from are numbered from 1, and numbers seed the signal."""
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
-    """One synthetic participant."""
+class Size:
+    """How large the demo is; the default takes a few minutes on two cores.
 
-    label: str
-    site: str
-    responder: bool
-    age: int
-    sex: str
-    runs: int = 1
+    Parameters
+    ----------
+    people
+        To learn from, the broken one among them.
+    new
+        To predict.
+    permutations, repeats
+        Of the evaluation.
+    """
 
-
-def cohort(n: int = 12) -> list[Person]:
-    """Return ``n`` participants, sites and response balanced; the first has two runs."""
-    return [
-        Person(
-            label=f"{i + 1:02d}",
-            site="north" if i % 2 == 0 else "south",
-            responder=(i // 2) % 2 == 0,
-            age=35 + (7 * i) % 40,
-            sex="FM"[(i // 3) % 2],
-            runs=2 if i == 0 else 1,
-        )
-        for i in range(n)
-    ]
+    people: int = 24
+    new: int = 4
+    permutations: int = 100
+    repeats: int = 2
 
 
-# --------------------------------------------------------------------------------------------------------------- atlas
+class _Unplanned(Exception):  # noqa: N818  (never leaves this module)
+    """Something did not go as planned; holds the exit code and what it was."""
 
-
-def write_atlas(folder: Path) -> None:
-    """Write a parcellation of the grey matter of nilearn's bundled template: a BIDS atlas folder."""
-    import nibabel as nib  # noqa: PLC0415
-    from nilearn.datasets import load_mni152_gm_mask  # noqa: PLC0415
-
-    mask = load_mni152_gm_mask(resolution=GRID_MM, threshold=0.3)
-    inside = np.argwhere(np.asarray(mask.dataobj) > 0)
-    world = inside @ mask.affine[:3, :3].T + mask.affine[:3, 3]
-    labels = np.zeros(mask.shape, np.int16)
-    labels[tuple(inside.T)] = _clusters(world) + 1
-    stem = folder / f"tpl-{SPACE}_atlas-{ATLAS}_res-{GRID_MM}_dseg"
-    image = nib.Nifti1Image(labels, mask.affine)
-    image.header.set_xyzt_units("mm")
-    write_bytes(stem.with_suffix(".nii.gz"), gzip.compress(image.to_bytes(), mtime=0))
-    rows = []
-    for i in range(N_PARCELS):
-        x, y, z = world[labels[tuple(inside.T)] == i + 1].mean(0).round(1)
-        side = "L" if x < 0 else "R"
-        network = "planted" if i in PLANTED else ("anterior" if y > 0 else "posterior")
-        rows.append({"index": i + 1, "name": f"{side}{i + 1:02d}", "x": x, "y": y, "z": z, "network": network})
-    write_table(stem.with_suffix(".tsv"), ("index", "name", "x", "y", "z", "network"), rows)
-    write_json(stem.with_suffix(".json"), {"Description": "Synthetic parcellation for demonstration only."})
-
-
-def _clusters(points: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Divide points (N, 3) into compact parcels: k-means from a seeded start."""
-    rng = np.random.default_rng(0)
-    centres = points[rng.choice(len(points), N_PARCELS, replace=False)]
-    nearest = np.zeros(len(points), np.intp)
-    for _ in range(25):
-        nearest = ((points[:, None] - centres[None]) ** 2).sum(-1).argmin(1)
-        filled = [k for k in range(N_PARCELS) if (nearest == k).any()]
-        centres[filled] = [points[nearest == k].mean(0) for k in filled]
-    return nearest
-
-
-# -------------------------------------------------------------------------------------------------------------- signal
-
-
-def parcel_series(person: Person, run: int) -> NDArray[np.float64]:
-    """Return (T, R) synthetic parcel series; responders' planted parcels share a slow source."""
-    rng = np.random.default_rng([int(person.label), run])
-    sources = _smooth(rng.standard_normal((N_FRAMES, 4)), 0.6)
-    series = 0.5 * sources[:, np.arange(N_PARCELS) % 3] + 0.9 * _smooth(rng.standard_normal((N_FRAMES, N_PARCELS)), 0.4)
-    if person.responder:
-        slow = _smooth(rng.standard_normal((N_FRAMES, 1)), 0.9)
-        series[:, list(PLANTED)] = 0.6 * series[:, list(PLANTED)] + 0.9 * slow
-    return series
-
-
-def _smooth(noise: NDArray[np.float64], memory: float) -> NDArray[np.float64]:
-    """Return a first-order autoregression (T, ...) of unit variance."""
-    out = noise.copy()
-    for t in range(1, len(out)):
-        out[t] = memory * out[t - 1] + np.sqrt(1 - memory**2) * noise[t]
-    return out
-
-
-def write_recording(person: Person, run: int, root: Path, atlas_folder: Path) -> None:
-    """Write one recording as fMRIPrep would: image, mask, sidecar, confounds."""
-    import nibabel as nib  # noqa: PLC0415
-    from nilearn.datasets import load_mni152_brain_mask  # noqa: PLC0415
-
-    atlas = read_atlas(atlas_folder)
-    brain = np.asarray(load_mni152_brain_mask(resolution=GRID_MM).dataobj) > 0
-    rng = np.random.default_rng([int(person.label), run, 1])
-    gain = 1.0 if person.site == "north" else 1.1  # scanners differ in scale
-    level = rng.uniform(800, 1200, brain.shape) * gain * brain
-    series = parcel_series(person, run)
-    data = np.zeros((*brain.shape, N_FRAMES), np.int16)
-    for t in range(N_FRAMES):
-        signal = np.concatenate([[0.0], series[t]])[atlas.labels]
-        frame = level * (1 + 0.01 * signal) + 4 * rng.standard_normal(brain.shape)
-        data[..., t] = np.where(brain, frame, 0)
-    folder = root / f"sub-{person.label}" / "func"
-    key = f"sub-{person.label}_task-rest" + (f"_run-{run}" if person.runs > 1 else "")
-    stem = folder / f"{key}_space-{SPACE}_desc-preproc_bold"
-    image = nib.Nifti1Image(data, atlas.affine)
-    image.header.set_xyzt_units("mm", "sec")
-    image.header.set_zooms((*image.header.get_zooms()[:3], TR))
-    packed = gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
-    write_bytes(stem.with_suffix(".nii.gz"), packed[: len(packed) // 2] if person.label == BROKEN else packed)
-    write_json(stem.with_suffix(".json"), {"RepetitionTime": TR, "TaskName": "rest", "SkullStripped": False})
-    mask = nib.Nifti1Image(brain.astype(np.uint8), atlas.affine)
-    write_bytes(folder / f"{key}_space-{SPACE}_desc-brain_mask.nii.gz", gzip.compress(mask.to_bytes(), mtime=0))
-    _write_confounds(folder / f"{key}_desc-confounds_timeseries.tsv", rng)
-
-
-def _write_confounds(path: Path, rng: np.random.Generator) -> None:
-    steps = rng.normal(0, 0.02, (N_FRAMES, 6)) * np.array([1, 1, 1, 0.002, 0.002, 0.002])
-    motion = steps.cumsum(0)
-    fd = np.abs(steps[:, :3]).sum(1) + 50 * np.abs(steps[:, 3:]).sum(1)
-    names = [f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"]
-    rows: list[dict[str, Any]] = []
-    for t in range(N_FRAMES):
-        row = dict(zip(names, motion[t].tolist(), strict=True))
-        rows.append(
-            row | {"framewise_displacement": fd[t] if t else None, "std_dvars": 1 + 0.1 * rng.standard_normal()}
-        )
-    write_table(path, ("framewise_displacement", "std_dvars", *names), rows)
-
-
-# -------------------------------------------------------------------------------------------------------------- cohort
-
-
-def write_cohort(root: Path, atlas_folder: Path, people: Sequence[Person]) -> None:
-    """Write the derivative dataset with its ``participants.tsv`` (outcome column ``responder``)."""
-    write_json(
-        root / "dataset_description.json",
-        {
-            "Name": "Synthetic cohort of bids_fmmtc-demo",
-            "BIDSVersion": "1.10.0",
-            "DatasetType": "derivative",
-            "License": "CC0",
-            "Authors": ["bids_fmmtc-demo", "nobody"],
-            "GeneratedBy": [{"Name": "bids_fmmtc-demo", "Version": __version__, "Description": "Synthetic data"}],
-        },
-    )
-    rows = [
-        {"participant_id": f"sub-{p.label}", "site": p.site, "age": p.age, "sex": p.sex, "responder": int(p.responder)}
-        for p in people
-    ]
-    write_table(root / "participants.tsv", ("participant_id", "site", "age", "sex", "responder"), rows)
-    for person in people:
-        for run in range(1, person.runs + 1):
-            write_recording(person, run, root, atlas_folder)
-
-
-def write_model(folder: Path, atlas_folder: Path) -> None:
-    """Write an untrained bundle with a small encoder of random weights, labelled as a demo on everything it touches."""
-    import tempfile  # noqa: PLC0415
-
-    import torch  # noqa: PLC0415
-    from safetensors.torch import save_file  # noqa: PLC0415
-
-    from bids_fmmtc.learning.head import build_head  # noqa: PLC0415
-    from bids_fmmtc.learning.save import save_bundle  # noqa: PLC0415
-    from bids_fmmtc.modalities.brainlm import BrainLM, BrainLMConfig  # noqa: PLC0415
-    from bids_fmmtc.modalities.weights import weights_sha256  # noqa: PLC0415
-    from bids_fmmtc.recipe import AtlasSpec, ModalitySpec, Recipe, SpaceSpec, Windows  # noqa: PLC0415
-
-    atlas = read_atlas(atlas_folder)
-    torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as temporary:
-        encoder = Path(temporary)
-        (encoder / "config.json").write_text(json.dumps(_ENCODER), encoding="utf-8")
-        save_file(BrainLM(BrainLMConfig.from_json(_ENCODER)).state_dict(), encoder / "model.safetensors")
-        recipe = Recipe(
-            atlas=AtlasSpec(atlas.name, atlas.sha256, atlas.n_parcels),
-            space=SpaceSpec(warp="packaged"),
-            windows=Windows(length=WINDOW, stride=STRIDE, short_least=WINDOW),
-            modalities=(ModalitySpec("brainlm", weights_sha256(encoder)), ModalitySpec("fc")),
-        )
-        shapes = {"brainlm": (int(_ENCODER["hidden_size"]),), "fc": (atlas.n_parcels, atlas.n_parcels)}
-        spec = {
-            "kind": "fmmtc",
-            "branches": {
-                "brainlm": {"branch": "identity"},
-                "fc": {"branch": "resnet18", "width": 32, "embedding_size": 8, "hidden_sizes": [8, 16, 32, 64]},
-            },
-            "outputs": 2,
-        }
-        save_bundle(
-            folder,
-            recipe=recipe,
-            shapes=shapes,
-            head_spec=spec,
-            head=build_head(spec, shapes),
-            classes=("non-responder", "responder"),
-            threshold=0.5,
-            calibration={"kind": "none"},
-            conformal=None,
-            reference=None,
-            card=_CARD,
-            encoders={"brainlm": encoder},
-            include_encoders=True,
-        )
-
-
-_ENCODER: dict[str, Any] = {
-    "model_type": "brainlm_mae",
-    "attention_probs_dropout_prob": 0.0,
-    "conv_kernel_size": 65,
-    "decoder_hidden_size": 32,
-    "decoder_intermediate_size": 48,
-    "decoder_num_attention_heads": 2,
-    "decoder_num_hidden_layers": 1,
-    "hidden_act": "gelu",
-    "hidden_dropout_prob": 0.0,
-    "hidden_size": 32,
-    "initializer_range": 0.02,
-    "intermediate_size": 64,
-    "inv_coeff_init_option": False,
-    "layer_norm_eps": 1e-12,
-    "loss_fn": "mse",
-    "mask_ratio": 0.2,
-    "num_attention_heads": 2,
-    "num_brain_voxels": N_PARCELS,
-    "num_hidden_layers": 2,
-    "num_landmarks": 64,
-    "num_channels": 3,
-    "num_timepoints_per_voxel": WINDOW,
-    "patch_size": 16,
-    "qkv_bias": True,
-    "segment_means_seq_len": 64,
-    "timepoint_patching_size": 20,
-    "use_tanh_decoder": False,
-}
-
-_CARD: dict[str, Any] = {
-    "title": "DEMO MODEL",
-    "demo": True,
-    "data": "None: every weight is random.",
-    "intended_use": "To show how the program runs. Its predictions mean nothing.",
-    "limits": "Not trained on anything. Research software, not a medical device.",
-}
-
-
-# ------------------------------------------------------------------------------------------------------------- program
+    def __init__(self, code: int, text: str) -> None:
+        super().__init__(text)
+        self.code = code or EXIT_FAILURE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the demo into a folder and run the participant level on it; returns the exit code."""
+    """Write the demo into a folder and run every level on it; returns the exit code."""
     parser = argparse.ArgumentParser(
-        prog="bids_fmmtc-demo", description="Write a synthetic cohort and run bids_fmmtc on it; a minute on 2 cores."
+        prog="bids_fmmtc-demo",
+        description="Write a synthetic cohort, run bids_fmmtc on it, and predict new people; a few minutes on 2 cores.",
     )
     parser.add_argument("folder", type=Path, help="where to put everything; made if absent")
     parser.add_argument("--nprocs", type=int, default=2, help="participants at once; default: 2")
@@ -305,43 +70,149 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
 
 
-def run_demo(folder: Path, nprocs: int) -> int:
-    """Write cohort, atlas and model below ``folder``, run, and say where to look.
+def run_demo(folder: Path, nprocs: int, size: Size | None = None) -> int:
+    """Write the inputs below ``folder``, run the levels on them, and say where to look.
+
+    What an earlier run has finished in the same folder is not done again.
+
+    Parameters
+    ----------
+    nprocs
+        Participants at once.
+    size
+        How large; default: `Size`.
 
     Returns
     -------
     int
-        0 when all but the broken participant succeeded and that one failed as planned.
+        0 when all but the broken participant succeeded, that one failed as planned, and every new person has a
+        prediction.
+
+    Raises
+    ------
+    OutputError
+        ``folder`` holds something else.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / "atlas-Demo").is_dir():
+    size = size or Size()
+    if folder.exists() and any(folder.iterdir()) and not (folder / f"atlas-{ATLAS}").is_dir():
         raise OutputError(f"{folder} is not empty and holds no demo.", "Give another folder.")
-    say = sys.stdout.write
-    say(f"Writing a synthetic cohort to {folder} (no real person's data) ...\n")
-    atlas_folder = folder / f"atlas-{ATLAS}"
-    write_atlas(atlas_folder)
-    write_cohort(folder / "fmriprep", atlas_folder, cohort())
-    if not (folder / "model" / "bundle.json").is_file():
-        write_model(folder / "model", atlas_folder)
-    words = [str(folder / "fmriprep"), str(folder / "output"), "participant"]
-    words += ["--model", str(folder / "model"), "--atlas", str(atlas_folder)]
-    words += ["--nprocs", str(nprocs), "--work-dir", str(folder / "work")]
-    say(f"Running: bids_fmmtc {' '.join(words)}\n\n")
-    sys.stdout.flush()
-    code = run_app(words)
-    failed = sorted(p.name.split("_")[0] for p in _failed(folder / "output"))
-    if code != EXIT_FAILURE or failed != [f"sub-{BROKEN}"]:
-        say(f"\nThe demo did not go as planned: exit code {code}, failed: {', '.join(failed) or 'nobody'}.\n")
-        return code or EXIT_FAILURE
-    say(
-        f"\nAs planned, sub-{BROKEN} failed (its image is cut off on purpose) and keeps a row; the others have results:"
-        f"\n  {folder / 'output'}\nThe model is a DEMO with random weights: its probabilities mean nothing.\n"
-    )
+    learnt, new = cohort(size.people), cohort(size.new, FIRST_NEW)
+    _say(f"Writing a synthetic cohort to {folder} (no real person's data) ...")
+    _write_inputs(folder, learnt, new)
+    try:
+        _features(folder, nprocs, learnt)
+        _learn(folder, size)
+        _predict(folder, nprocs)
+        _compare(folder, new)
+    except _Unplanned as stop:
+        _say(f"\nThe demo did not go as planned: {stop}")
+        return stop.code
     return EXIT_OK
 
 
-def _failed(output: Path) -> list[Path]:
+def _write_inputs(folder: Path, learnt: Sequence[Person], new: Sequence[Person]) -> None:
+    atlas, encoder = folder / f"atlas-{ATLAS}", folder / "encoder"
+    write_atlas(atlas)
+    write_cohort(folder / "fmriprep", atlas, learnt)
+    write_cohort(folder / "fmriprep-new", atlas, new, outcome=False)
+    write_encoder(encoder)
+    write_json(folder / "recipe.json", recipe(atlas, encoder).to_json())
+
+
+# --------------------------------------------------------------------------------------------------------------- steps
+
+
+def _features(folder: Path, nprocs: int, people: Sequence[Person]) -> None:
+    _say("\n1 of 3: features of the cohort, as after fMRIPrep.")
+    code = _run(
+        folder, "fmriprep", "output", "participant", "--recipe", folder / "recipe.json", *_common(folder, nprocs)
+    )
+    planned = [f"sub-{p.label}" for p in people if p.label == BROKEN]
+    failed = _failed(folder / "output")
+    if failed != planned or code != (EXIT_FAILURE if planned else EXIT_OK):
+        raise _Unplanned(code, f"exit code {code}, failed: {', '.join(failed) or 'nobody'}.")
+    _say(
+        f"As planned, sub-{BROKEN} failed (its image is cut off on purpose) and keeps a row; the others have features."
+    )
+
+
+def _learn(folder: Path, size: Size) -> None:
+    _say("\n2 of 3: learn from the cohort, judge the model, explain it, plan a trial.")
+    words: list[str | Path | int] = ["--outcome", "responder", "--site-column", "site", "--covariates", "age", "sex"]
+    words += ["--repeats", size.repeats, "--permutations", size.permutations, "--analysis-label", ANALYSIS]
+    words += ["--control-rate", "0.3", "--cost-scan", 500, "--cost-patient", 5000, "--currency", "EUR"]
+    # One thread: the cohort is so small that a second one would mostly wait.
+    words += ["--encoder-weights", folder / "encoder", "--omp-nthreads", 1, "--work-dir", folder / "work"]
+    code = _run(folder, "fmriprep", "output", "group", *words)
+    if code != EXIT_OK or not (_bundle(folder) / "bundle.json").is_file():
+        raise _Unplanned(code, f"exit code {code} of the group level.")
+
+
+def _predict(folder: Path, nprocs: int) -> None:
+    _say("\n3 of 3: apply the model to people whom it has never met; their outcome is in no file.")
+    code = _run(
+        folder, "fmriprep-new", "output-new", "participant", "--model", _bundle(folder), *_common(folder, nprocs)
+    )
+    if code != EXIT_OK:
+        raise _Unplanned(code, f"exit code {code}, failed: {', '.join(_failed(folder / 'output-new')) or 'nobody'}.")
+
+
+def _compare(folder: Path, people: Sequence[Person]) -> None:
+    """Print what the model says of the new people beside what was planted; everyone must have a prediction."""
+    lines = ["\nNew people: probability of being a responder, and what was planted in their signal"]
+    called = 0
+    for person in people:
+        name = f"sub-{person.label}"
+        table = folder / "output-new" / name / "func" / f"{name}_task-rest_desc-fmmtc_prediction.tsv"
+        rows = read_table(table) if table.is_file() else []
+        if len(rows) != 1 or rows[0]["fmmtc_probability"] == "n/a":
+            raise _Unplanned(EXIT_FAILURE, f"{name} has no prediction.")
+        (row,) = rows
+        truth = "responder" if person.responder else "non-responder"
+        called += row["fmmtc_label"] == truth
+        said = f"{float(row['fmmtc_probability']):.3f}  decision: {row['fmmtc_decision']:<13}"
+        lines.append(f"  {name}  {said}  planted: {truth:<13}  flags: {row['fmmtc_qc']}")
+    lines += [
+        f"{called} of {len(people)} are called what was planted. The data are synthetic and the effect is a strong one",
+        "that was put in: this shows that the program finds what is there, and says nothing about patients.",
+        "",
+        f"Features      {folder / 'output'}",
+        f"Analysis      {folder / 'output' / 'group' / ANALYSIS}",
+        f"DEMO model    {_bundle(folder)}",
+        f"Predictions   {folder / 'output-new'}",
+    ]
+    _say("\n".join(lines))
+
+
+# -------------------------------------------------------------------------------------------------------------- running
+
+
+def _run(folder: Path, data: str, output: str, level: str, *more: str | Path | int) -> int:
+    words = [str(folder / data), str(folder / output), level, *map(str, more)]
+    _say(f"Running: {shlex.join(['bids_fmmtc', *words])}\n")
+    return run_app(words)
+
+
+def _common(folder: Path, nprocs: int) -> list[str | Path | int]:
+    words: list[str | Path | int] = ["--encoder-weights", folder / "encoder", "--atlas", folder / f"atlas-{ATLAS}"]
+    return [*words, "--nprocs", nprocs, "--work-dir", folder / "work"]
+
+
+def _bundle(folder: Path) -> Path:
+    return folder / "output" / "group" / ANALYSIS / "bundle"
+
+
+def _failed(output: Path) -> list[str]:
+    """Return participants with a recording that failed."""
     records = output.glob("sub-*/func/*_features.json")
-    return [p for p in records if json.loads(p.read_text(encoding="utf-8"))["Status"] != "ok"]
+    failed = [p for p in records if json.loads(p.read_text(encoding="utf-8"))["Status"] != "ok"]
+    return sorted({p.name.split("_")[0] for p in failed})
+
+
+def _say(text: str) -> None:
+    # At once: the program's own messages go to standard error in between.
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
 if __name__ == "__main__":

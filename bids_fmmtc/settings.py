@@ -12,11 +12,54 @@ from bids_fmmtc.types import Failure, Recording
 
 
 @dataclass(frozen=True, slots=True)
+class GroupSettings:
+    """What the group level was asked to do, resolved; see the options of the same names.
+
+    ``outcome`` None only gathers. ``external`` holds name, folder and outcome of other cohorts. ``control_rate``,
+    ``power``, ``alpha``, ``dropout`` and ``error_rate`` are shares, 0..1.
+    """
+
+    features: tuple[Path, ...] = ()
+    outcome: str | None = None
+    responder_if: str | None = None
+    arm_column: str | None = None
+    arms: tuple[str, ...] = ()
+    site_column: str | None = None
+    covariates: tuple[str, ...] = ()
+    family_column: str | None = None
+    external: tuple[tuple[str, Path, str], ...] = ()
+    adapt: bool = False
+    head: str = "linear"
+    folds: int = 5
+    inner_folds: int = 5
+    repeats: int = 5
+    permutations: int | None = None
+    epochs: int = 100
+    leave_one_site_out: bool = False
+    reference_protocol: bool = False
+    label: str | None = None
+    error_rate: float = 0.1
+    explain: tuple[str, ...] = ()
+    explanation: bool = True
+    power: float = 0.8
+    alpha: float = 0.05
+    control_rate: float | None = None
+    control_arm: str | None = None
+    dropout: float = 0.0
+    allocation: float = 1.0
+    cost_scan: float | None = None
+    cost_patient: float | None = None
+    cost_screening: float = 0.0
+    currency: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The command line and the environment, resolved.
 
     ``spaces``, ``model``, ``on_space_mismatch`` and the like are None or empty where the user left them open;
-    ``resources`` are folders that may hold fetched files, TemplateFlow's own among them.
+    ``resources`` are folders that may hold fetched files, TemplateFlow's own among them. ``timeseries`` is a folder of
+    parcel series to import instead of images, ``repetition_time`` theirs in seconds where no sidecar tells it.
     """
 
     bids_dir: Path
@@ -29,6 +72,8 @@ class Settings:
     filter_file: Path | None = None
     database_dir: Path | None = None
     derivatives: tuple[tuple[str | None, Path], ...] = ()
+    timeseries: Path | None = None
+    repetition_time: float | None = None
     model: Path | None = None
     encoder_weights: Path | None = None
     recipe_file: Path | None = None
@@ -47,6 +92,7 @@ class Settings:
     verbose: int = 0
     resources: tuple[Path, ...] = ()
     command: str = ""
+    group: GroupSettings = field(default_factory=GroupSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +110,7 @@ class Task:
     output
         Root of the output dataset.
     atlas
-        Folder of the atlas.
+        Folder of the atlas; for imported series perhaps a table (see `signals.parcels.open_atlas`).
     bundle
         Folder of the model bundle; None stops after features.
     bundle_digest

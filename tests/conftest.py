@@ -39,7 +39,7 @@ def pytest_make_collect_report():
 @pytest.fixture(scope="session")
 def demo_atlas(tmp_path_factory):
     """Folder of the demo's atlas: 48 parcels on a 6 mm grid."""
-    from bids_fmmtc.demo import write_atlas
+    from bids_fmmtc.synthetic import write_atlas
 
     folder = tmp_path_factory.mktemp("shared") / "atlas-Demo"
     write_atlas(folder)
@@ -48,8 +48,8 @@ def demo_atlas(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def demo_bundle(tmp_path_factory, demo_atlas):
-    """Folder of the demo's bundle, with its encoder; do not write into it."""
-    from bids_fmmtc.demo import write_model
+    """Folder of an untrained bundle, labelled as a demo, with its encoder; do not write into it."""
+    from untrained import write_model
 
     folder = tmp_path_factory.mktemp("shared") / "model"
     write_model(folder, demo_atlas)
@@ -124,7 +124,7 @@ def two_runs(tmp_path_factory):
     """Inputs of one synthetic participant with two runs: see `small.write_inputs`."""
     from small import write_inputs
 
-    from bids_fmmtc.demo import Person
+    from bids_fmmtc.synthetic import Person
 
     root = tmp_path_factory.mktemp("two-runs")
     write_inputs(root, [Person("01", "north", True, 50, "F", 2)])
@@ -134,12 +134,12 @@ def two_runs(tmp_path_factory):
 @pytest.fixture
 def task(two_runs, tmp_path):
     """A features-only task on `two_runs`, writing to a folder of the test's own."""
-    from bids_fmmtc import demo
+    from bids_fmmtc import synthetic
     from bids_fmmtc.dataset.discover import Query, find_recordings
     from bids_fmmtc.recipe import Recipe
     from bids_fmmtc.settings import Task
 
-    found = find_recordings([two_runs / "fmriprep"], Query(spaces=(demo.SPACE,)))
+    found = find_recordings([two_runs / "fmriprep"], Query(spaces=(synthetic.SPACE,)))
     return Task(
         subject="01",
         recordings=found.recordings,

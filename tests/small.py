@@ -13,7 +13,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from bids_fmmtc import demo
+from bids_fmmtc import synthetic
 from bids_fmmtc.dataset.store import read_table
 from bids_fmmtc.recipe import AtlasSpec, Recipe, Windows
 from bids_fmmtc.signals.atlas import read_atlas
@@ -21,11 +21,11 @@ from bids_fmmtc.signals.atlas import read_atlas
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
-def write_inputs(root: Path, people: list[demo.Person]) -> Path:
+def write_inputs(root: Path, people: list[synthetic.Person]) -> Path:
     """Write atlas, cohort and a features-only recipe below ``root``; return the derivative dataset."""
     atlas = root / "atlas-Demo"
-    demo.write_atlas(atlas)
-    demo.write_cohort(root / "fmriprep", atlas, people)
+    synthetic.write_atlas(atlas)
+    synthetic.write_cohort(root / "fmriprep", atlas, people)
     found = read_atlas(atlas)
     recipe = Recipe(
         atlas=AtlasSpec(found.name, found.sha256, found.n_parcels), windows=Windows(100, 80, short_least=50)
@@ -92,12 +92,12 @@ def processes(*words: str) -> list[int]:
 
 def bold(root: Path, label: str) -> Path:
     """Return the path of a participant's image."""
-    return Path(f"{prefix(root, label)}_space-{demo.SPACE}_desc-preproc_bold.nii.gz")
+    return Path(f"{prefix(root, label)}_space-{synthetic.SPACE}_desc-preproc_bold.nii.gz")
 
 
 def mask(root: Path, label: str) -> Path:
     """Return the path of a participant's brain mask."""
-    return Path(f"{prefix(root, label)}_space-{demo.SPACE}_desc-brain_mask.nii.gz")
+    return Path(f"{prefix(root, label)}_space-{synthetic.SPACE}_desc-brain_mask.nii.gz")
 
 
 def move_affine(path: Path, millimetres: float) -> None:

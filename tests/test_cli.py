@@ -37,6 +37,9 @@ def parse(*words, **environ):
         (["--bids-database-dir", "db"], "database_dir", Path("db")),
         (["--derivatives", "fp=/d", "/e"], "derivatives", (("fp", Path("/d")), (None, Path("/e")))),
         (["--derivatives", "/d", "--derivatives", "/e"], "derivatives", ((None, Path("/d")), (None, Path("/e")))),
+        ([], "timeseries", None),
+        (["--timeseries", "/s/../t"], "timeseries", Path("/t")),
+        (["--timeseries", "/t", "--repetition-time", "2.5"], "repetition_time", 2.5),
         (["--dry-run"], "dry_run", True),
         (["--model", "m"], "model", Path("m")),
         (["--encoder-weights", "w"], "encoder_weights", Path("w")),
@@ -125,6 +128,11 @@ def test_a_derivative_needs_its_name():
         parse("--derivatives", "=/d")
 
 
+def test_a_repetition_time_is_that_of_series():
+    with pytest.raises(UsageError, match="--repetition-time is for --timeseries only"):
+        parse("--repetition-time", "2")
+
+
 def test_the_environment_names_model_and_places(tmp_path):
     settings = parse(FMMTC_MODEL="/m", TEMPLATEFLOW_HOME="/tf", FMMTC_RESOURCES="/r", HOME="/h")
     assert settings.model == Path("/m")
@@ -167,6 +175,8 @@ def test_labels_leave_the_positions_alone(words):
         [*BASE, "--device", "tpu"],
         [*BASE, "--on-space-mismatch", "x"],
         [*BASE, "--random-seed", "1.5"],
+        [*BASE, "--timeseries", "/t", "--repetition-time", "2500"],  # milliseconds
+        [*BASE, "--timeseries", "/t", "--repetition-time", "x"],
     ],
 )
 def test_a_wrong_line_is_a_usage_error(words, capsys):

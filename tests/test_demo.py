@@ -1,68 +1,81 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
-import numpy as np
 import pytest
-from small import content, validate
+from small import validate
 
-from bids_fmmtc import demo
+from bids_fmmtc import demo, synthetic
 from bids_fmmtc.dataset.store import read_table
 from bids_fmmtc.learning.bundle import load_bundle
-from bids_fmmtc.signals.atlas import read_atlas
+
+SMALL = demo.Size(people=16, new=3, permutations=19, repeats=1)
 
 
-def test_the_cohort_is_balanced():
-    people = demo.cohort()
-    assert len(people) == 12
-    assert sum(p.responder for p in people) == 6
-    for site in ("north", "south"):
-        assert sum(p.responder for p in people if p.site == site) == 3
+def start_demo(folder):
+    """Run the demo at a reduced size in a process of its own."""
+    code = "import sys; from pathlib import Path; from bids_fmmtc.demo import Size, run_demo; "
+    code += f"sys.exit(run_demo(Path({str(folder)!r}), 2, {SMALL!r}))"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=900)
 
 
-def test_the_effect_is_in_the_planted_parcels_only():
-    people = demo.cohort(40)
-    planted = list(demo.PLANTED)
-    others = [i for i in range(demo.N_PARCELS) if i not in planted]
-
-    def coupling(person, parcels):
-        matrix = np.corrcoef(demo.parcel_series(person, 1)[:, parcels].T)
-        return matrix[np.triu_indices(len(parcels), 1)].mean()
-
-    for parcels, effect in ((planted, True), (others, False)):
-        yes = np.mean([coupling(p, parcels) for p in people if p.responder])
-        no = np.mean([coupling(p, parcels) for p in people if not p.responder])
-        assert bool(yes - no > 0.2) is effect
-
-
-def test_atlas_and_model_are_repeatable(tmp_path):
-    for name in ("a", "b"):
-        demo.write_atlas(tmp_path / name / "atlas-Demo")
-        demo.write_model(tmp_path / name / "model", tmp_path / name / "atlas-Demo")
-    assert content(tmp_path / "a") == content(tmp_path / "b")
-    atlas = read_atlas(tmp_path / "a" / "atlas-Demo")
-    assert atlas.n_parcels == demo.N_PARCELS
-    assert set(atlas.networks) == {"planted", "anterior", "posterior"}
-    bundle = load_bundle(tmp_path / "a" / "model")
-    assert bundle.demo
-    assert "DEMO" in (bundle.root / "README.md").read_text()
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The demo's folder and what its process said."""
+    folder = tmp_path_factory.mktemp("whole") / "demo"
+    return folder, start_demo(folder)
 
 
 @pytest.mark.slow
-def test_the_demo_runs_as_the_readme_says(tmp_path):
-    words = [sys.executable, "-m", "bids_fmmtc.demo", str(tmp_path / "demo")]
-    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=400)
+def test_the_demo_goes_the_whole_circle(finished):
+    folder, done = finished
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "DEMO MODEL" in done.stderr
     assert "As planned, sub-12 failed" in done.stdout
-    output = tmp_path / "demo" / "output"
-    for person in demo.cohort():
-        table = output / f"sub-{person.label}" / "func" / f"sub-{person.label}_task-rest_desc-fmmtc_prediction.tsv"
+    assert done.stdout.count("Running: bids_fmmtc ") == 3
+    assert "synthetic" in done.stdout
+    assert "DEMO MODEL" in done.stderr
+    for output in ("output", "output-new"):
+        assert validate(folder / output) == (0, [])
+
+
+@pytest.mark.slow
+def test_the_model_finds_what_was_planted(finished):
+    folder, _ = finished
+    analysis = folder / "output" / "group" / demo.ANALYSIS
+    found = json.loads((analysis / "evaluation.json").read_text())
+    assert found["people"]["sessions"] == SMALL.people - 1
+    assert [r["participant_id"] for r in read_table(analysis / "exclusions.tsv")] == ["sub-12"]
+    auroc = {name: m["metrics"]["auroc"]["value"] for name, m in found["models"].items() if m["status"] == "ok"}
+    assert auroc["model"] >= 0.85
+    assert auroc["model"] > max(auroc[name] for name in ("covariates", "motion", "site"))
+    assert found["permutation"]["p"] == pytest.approx(1 / (SMALL.permutations + 1))
+    top = [r["name"] for r in found["explanation"]["top_parcels"][:12]]
+    atlas = read_table(next((folder / "atlas-Demo").glob("*.tsv")))
+    planted = {r["name"] for r in atlas if r["network"] == "planted"}
+    assert len(planted & set(top)) >= 6  # of 12; by chance 3
+    assert (analysis / "trial_plan.json").is_file()
+    assert (analysis / "attribution" / "parcels_mean.nii.gz").is_file()
+
+
+@pytest.mark.slow
+def test_new_people_are_predicted_by_a_model_that_says_demo(finished):
+    folder, done = finished
+    bundle = load_bundle(folder / "output" / "group" / demo.ANALYSIS / "bundle")
+    assert bundle.demo
+    assert "DEMO" in (bundle.root / "README.md").read_text()
+    people = synthetic.cohort(SMALL.new, demo.FIRST_NEW)
+    assert [p.responder for p in people] == [True, True, False]
+    for person in people:
+        name = f"sub-{person.label}"
+        table = folder / "output-new" / name / "func" / f"{name}_task-rest_desc-fmmtc_prediction.tsv"
         (row,) = read_table(table)
-        assert ("demo_model" in row["fmmtc_qc"]) is (person.label != demo.BROKEN)
-        assert (row["fmmtc_probability"] == "n/a") is (person.label == demo.BROKEN)
-    assert validate(output) == (0, [])
+        assert (float(row["fmmtc_probability"]) > 0.5) is person.responder
+        assert "demo_model" in row["fmmtc_qc"].split(",")
+        assert f"{name}  {float(row['fmmtc_probability']):.3f}" in done.stdout
+        assert json.loads(table.with_suffix(".json").read_text())["BundleDigest"] == bundle.digest
+    assert not list((folder / "output").glob("sub-10?"))
 
 
 def test_a_folder_with_other_things_is_left_alone(tmp_path):

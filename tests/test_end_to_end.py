@@ -29,16 +29,16 @@ from small import (
     validate,
     write_inputs,
 )
+from untrained import CARD, write_model
 
-from bids_fmmtc import demo
 from bids_fmmtc.dataset.store import read_features, read_table
-from bids_fmmtc.demo import Person
 from bids_fmmtc.learning.bundle import load_bundle
 from bids_fmmtc.learning.head import build_head
 from bids_fmmtc.learning.save import save_bundle
 from bids_fmmtc.modalities.weights import weights_sha256
 from bids_fmmtc.recipe import AtlasSpec, ModalitySpec, Recipe, SpaceSpec
 from bids_fmmtc.signals.atlas import read_atlas
+from bids_fmmtc.synthetic import Person
 
 DEVFIX = SHARED / "data" / "bold4d" / "devfix"
 A424 = SHARED / "data" / "atlas"
@@ -83,7 +83,7 @@ def bundle(tmp_path_factory, weights):
         head_spec=spec,
         head=build_head(spec, shapes),
         calibration={"kind": "none"},
-        card={**demo._CARD, "title": "Untrained"},
+        card={**CARD, "title": "Untrained"},
         encoders={"brainlm": weights},
     )
     return root
@@ -436,10 +436,10 @@ def test_a_plugin_file(cohort):
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    """Two runs of one participant, one of another, and the demo bundle."""
+    """Two runs of one participant, one of another, and an untrained bundle."""
     root = tmp_path_factory.mktemp("model")
     write_inputs(root, [person("01", runs=2), person("02")])
-    demo.write_model(root / "model", root / "atlas-Demo")
+    write_model(root / "model", root / "atlas-Demo")
     return root
 
 

@@ -20,7 +20,7 @@ from bids_fmmtc.dataset.scans import session_key, session_of
 from bids_fmmtc.dataset.sidecars import PREDICTION_COLUMNS, QUALITY_COLUMNS, SCANS_COLUMNS
 from bids_fmmtc.dataset.store import MISSING, read_record, read_table, remove, write_json, write_table
 from bids_fmmtc.dataset.tables import PARTICIPANTS, read_people
-from bids_fmmtc.errors import FmmtcError
+from bids_fmmtc.errors import DataError, FmmtcError
 
 PREDICTIONS = "desc-fmmtc_predictions"
 QUALITY = "desc-fmmtc_qc"
@@ -81,7 +81,7 @@ class Summary:
     files: tuple[str, ...]
 
 
-def collate(layout_root: Path, roots: Sequence[Path]) -> Summary:
+def collate(layout_root: Path, roots: Sequence[Path], sources: Sequence[Path] = ()) -> Summary:
     """Write the group tables of one output dataset; the same files give the same bytes.
 
     ``desc-fmmtc_predictions.tsv`` has a row for every session key. ``phenotype/fmmtc.tsv`` (``fmmtc_ses-X.tsv``, one
@@ -97,17 +97,26 @@ def collate(layout_root: Path, roots: Sequence[Path]) -> Summary:
     roots
         Folders that tell who should be there, from `tables.dataset_roots`: the first participants.tsv among them, and
         the participants' folders.
+    sources
+        Datasets of ours that hold features and predictions; ``layout_root`` itself where none are given.
 
     Raises
     ------
+    DataError
+        One session stands in two sources.
     OutputError
         A table cannot be written.
     InputError
         A folder cannot be read.
     """
-    records = gather([layout_root])
+    sources = tuple(dict.fromkeys(sources)) or (layout_root,)
+    records = gather(sources)
     models: dict[str, dict[str, Any]] = {}
-    rows = _predictions(layout_root, models)
+    rows: dict[str, dict[str, Any]] = {}
+    for source in sources:
+        found = _predictions(source, models)
+        _refuse_twice(set(rows) & set(found), sources)
+        rows |= found
     rows |= _by_recordings(rows, records)
     expected, notes = _expected(roots)
     present = {row["participant_id"] for row in rows.values()}
@@ -119,8 +128,8 @@ def collate(layout_root: Path, roots: Sequence[Path]) -> Summary:
     files += _write_phenotype(layout_root, [row for row in ordered if _BIDS_ID.fullmatch(row["participant_id"])])
     files += _write_quality(layout_root, records)
     if len(models) > 1:
-        found = ", ".join(f"{digest[:12]} ({facts['predictions']})" for digest, facts in sorted(models.items()))
-        notes.append(f"predictions of several models lie side by side: {found}; do not compare them with each other.")
+        each = ", ".join(f"{digest[:12]} ({facts['predictions']})" for digest, facts in sorted(models.items()))
+        notes.append(f"predictions of several models lie side by side: {each}; do not compare them with each other.")
     odd = [whom for whom in missing if not _BIDS_ID.fullmatch(whom)]
     if odd:
         notes.append(f"{some(odd)} cannot be BIDS labels; they stand in {PREDICTIONS}.tsv only.")
@@ -137,6 +146,14 @@ def collate(layout_root: Path, roots: Sequence[Path]) -> Summary:
 
 
 # ---------------------------------------------------------------------------------------------------------------- rows
+
+
+def _refuse_twice(clash: set[str], sources: Sequence[Path]) -> None:
+    if clash:
+        raise DataError(
+            f"{some(clash)} stands in two of {', '.join(map(str, sources))}.",
+            "Keep every participant in one dataset.",
+        )
 
 
 def _row(key: str, qc: str) -> dict[str, Any]:
@@ -303,11 +320,13 @@ def _instrument(session: str | None) -> dict[str, Any]:
 
 def _write_quality(root: Path, records: Sequence[Record]) -> list[str]:
     rows = []
+    keys = [(record.key, record.path.name) for record in records]
+    _refuse_twice({key for key, _ in keys if keys.count((key, _)) > 1}, sorted({record.root for record in records}))
     for record in records:
         row: dict[str, Any] = {
             **_row(record.key, ""),
             "run": label_of(record.key, "run"),
-            "filename": record.path.relative_to(root).as_posix(),
+            "filename": record.path.relative_to(record.root).as_posix(),
             "fmmtc_status": "failed" if record.problem else "ok",
         }
         if record.problem:

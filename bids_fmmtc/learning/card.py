@@ -100,12 +100,12 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 def _ages(given: ArrayLike) -> str:
     ages = np.asarray(given, dtype=np.float64)
-    known = ages[np.isfinite(ages)]
+    known = np.minimum(ages[np.isfinite(ages)], OLDEST + 1)
     if len(known) < 2:
         return "Ages are not known."
-    oldest = f"{known.max():.0f}" if known.max() <= OLDEST else f"over {OLDEST:.0f}"
+    youngest, oldest = (f"{a:.0f}" if a <= OLDEST else f"over {OLDEST:.0f}" for a in (known.min(), known.max()))
     some = "" if len(known) == len(ages) else f", known of {len(known)}"
-    return f"Age {known.mean():.0f} years on average (SD {known.std(ddof=1):.0f}, {known.min():.0f} to {oldest}{some})."
+    return f"Age {known.mean():.0f} years on average (SD {known.std(ddof=1):.0f}, {youngest} to {oldest}{some})."
 
 
 def _intended_use(facts: Mapping[str, Any]) -> str:

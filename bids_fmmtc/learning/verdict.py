@@ -67,6 +67,14 @@ def found_effect(evaluation: Mapping[str, Any]) -> bool:
     return better(estimate, CHANCE[metric]) and (permutation is None or permutation["p"] < SIGNIFICANT)
 
 
+def _standing(metric: str, estimate: Mapping[str, Any]) -> str:
+    """Return where an estimate stands against chance, and the estimate."""
+    if estimate["value"] is None:
+        return f"cannot be told ({shown(metric, estimate)})"
+    ok = better(estimate, CHANCE[metric])
+    return f"{'better' if ok else 'not shown to be better'} than chance ({shown(metric, estimate)})"
+
+
 def _metric(evaluation: Mapping[str, Any], name: str, metric: str) -> Mapping[str, Any] | None:
     model = evaluation["models"].get(name)
     if model is None or model["status"] != "ok":
@@ -86,7 +94,7 @@ def _chance(evaluation: Mapping[str, Any], metric: str) -> str:
         return f"Judged out of fold the model is better than chance ({facts})."
     if better(estimate, CHANCE[metric]):
         return f"The model is not shown to beat chance: the interval excludes chance, the test does not ({facts})."
-    return f"The model is not better than chance, as far as these data tell ({facts})."
+    return f"The model is not shown to be better than chance ({facts})."
 
 
 def _confounds(evaluation: Mapping[str, Any], metric: str) -> list[str]:
@@ -106,7 +114,9 @@ def _baselines(evaluation: Mapping[str, Any]) -> list[str]:
         return []
     beaten = [c for c in compared if better(c["difference"], 0)]
     lost = [c for c in compared if c["difference"]["high"] is not None and c["difference"]["high"] < 0]
-    open_ = [c for c in compared if c not in beaten and c not in lost]
+    told = [c for c in compared if c["difference"]["low"] is not None]
+    open_ = [c for c in told if c not in beaten and c not in lost]
+    untold = [c for c in compared if c not in told]
 
     def names(some: list[Mapping[str, Any]]) -> str:
         return "; ".join(str(models[c["against"]]["text"]) for c in some)
@@ -118,6 +128,8 @@ def _baselines(evaluation: Mapping[str, Any]) -> list[str]:
         said.append(f"It is not shown to beat (the interval of the difference holds 0): {names(open_)}.")
     if lost:
         said.append(f"It is worse than: {names(lost)}.")
+    if untold:
+        said.append(f"It cannot be compared with: {names(untold)}.")
     return said
 
 
@@ -130,19 +142,20 @@ def _modalities(evaluation: Mapping[str, Any], metric: str) -> list[str]:
     if better(t, chance) and better(c, chance):
         return [f"Time series and connectivity each predict the outcome on their own ({facts})."]
     if better(t, chance):
-        return [f"It is the time series that predict the outcome; connectivity alone is not shown to ({facts})."]
+        return [f"The time series predict the outcome on their own; connectivity alone is not shown to ({facts})."]
     if better(c, chance):
-        return [f"It is the connectivity that predicts the outcome; time series alone are not shown to ({facts})."]
+        return [f"Connectivity predicts the outcome on its own; time series alone are not shown to ({facts})."]
     return [f"Neither modality alone is shown to be better than chance ({facts})."]
 
 
 def _sites(evaluation: Mapping[str, Any], metric: str) -> list[str]:
     said = []
     inside = evaluation.get("within_site")
-    if inside is not None and metric == PRIMARY["classification"]:
+    if inside is not None:
         if inside["value"] is None:
             said.append(
-                "No two people of one site differ in outcome: site and response cannot be told apart in this cohort."
+                "No two people of one site who were judged by one model differ in outcome: site and outcome cannot be "
+                "told apart in this cohort."
             )
         elif found_effect(evaluation) and not better(inside, CHANCE[metric]):
             said.append(f"Among people of one site it is not shown to be better than chance ({shown(metric, inside)}).")
@@ -153,12 +166,10 @@ def _sites(evaluation: Mapping[str, Any], metric: str) -> list[str]:
         return said
     if left["status"] != "ok":
         return [*said, f"No site could be left out: {left['reason']}"]
-    estimate = left["metrics"].get(metric)
-    ok = better(estimate, CHANCE[metric])
-    where = "better than chance" if ok else "not better than chance"
-    said.append(f"Each site judged by models of the other sites: {where} ({shown(metric, estimate)}).")
-    if not ok and found_effect(evaluation):
-        said.append("What was found with sites mixed does not carry over to a new site.")
+    estimate = left["metrics"][metric]
+    said.append(f"Each site judged by models of the other sites: {_standing(metric, estimate)}.")
+    if not better(estimate, CHANCE[metric]) and found_effect(evaluation):
+        said.append("What was found with sites mixed is not shown to carry over to a new site.")
     return said
 
 
@@ -166,9 +177,7 @@ def _external(evaluation: Mapping[str, Any], metric: str) -> list[str]:
     said = []
     for name, cohort in evaluation.get("external", {}).items():
         if cohort["status"] != "ok":
-            said.append(f"Cohort {name} could not be judged: {cohort['reason']}")
+            said.append(f"Cohort {name} could not be judged; evaluation.json says why.")
             continue
-        estimate = cohort["metrics"].get(metric)
-        where = "better than chance" if better(estimate, CHANCE[metric]) else "not better than chance"
-        said.append(f"On cohort {name}, untouched until then, it is {where} ({shown(metric, estimate)}).")
+        said.append(f"On cohort {name}, untouched until then: {_standing(metric, cohort['metrics'][metric])}.")
     return said

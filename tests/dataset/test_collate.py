@@ -9,7 +9,7 @@ import pytest
 from outputs import Output, write_people
 from small import content, validate
 
-from bids_fmmtc import demo
+from bids_fmmtc import synthetic
 from bids_fmmtc.dataset.collate import LONG_COLUMNS, PHENOTYPE_COLUMNS, QUALITY_TABLE, collate
 from bids_fmmtc.dataset.describe import prepare_dataset
 from bids_fmmtc.dataset.discover import Query, find_recordings
@@ -309,7 +309,7 @@ def test_a_real_tree_passes_the_validator(tmp_path, demo_atlas, demo_bundle):
     from bids_fmmtc.learning.bundle import load_bundle
 
     source, output = tmp_path / "fmriprep", tmp_path / "out"
-    demo.write_cohort(tmp_path / "one", demo_atlas, [demo.Person("01", "north", True, 50, "F")])
+    synthetic.write_cohort(tmp_path / "one", demo_atlas, [synthetic.Person("01", "north", True, 50, "F")])
     source.mkdir()
     shutil.copy(tmp_path / "one" / "dataset_description.json", source)
     for label, session in itertools.product(("01", "02"), "ab"):
@@ -322,7 +322,7 @@ def test_a_real_tree_passes_the_validator(tmp_path, demo_atlas, demo_bundle):
     broken.write_bytes(broken.read_bytes()[:1000])
     bundle, atlas = load_bundle(demo_bundle), read_atlas(demo_atlas)
     prepare_dataset(Layout(output, atlas.name), bundle.recipe, atlas, {"fmriprep": source}, bundle.digest)
-    found = find_recordings([source], Query(spaces=(demo.SPACE,)))
+    found = find_recordings([source], Query(spaces=(synthetic.SPACE,)))
     base = Task("", (), (), bundle.recipe, output, demo_atlas, demo_bundle, bundle.digest, links={"fmriprep": source})
     base = replace(base, weights={"brainlm": demo_bundle / "encoders" / "brainlm"})
     for label in ("01", "02"):

@@ -42,8 +42,8 @@ def test_better_means_the_whole_interval():
     [
         (GOOD, 0.001, "is better than chance (AUROC 0.80, 95 % interval 0.70 to 0.90, permutation p = 0.001"),
         (GOOD, 0.2, "the interval excludes chance, the test does not"),
-        (CHANCE, 0.001, "is not better than chance"),
-        (CHANCE, 0.6, "is not better than chance, as far as these data tell"),
+        (CHANCE, 0.001, "is not shown to be better than chance"),
+        (CHANCE, 0.6, "is not shown to be better than chance"),
         (UNDEFINED, 0.6, "AUROC undefined"),
     ],
 )
@@ -71,13 +71,15 @@ def test_what_is_beaten_and_what_is_not():
     assert "On the same folds it beats: MAJORITY." in said
     assert "It is not shown to beat (the interval of the difference holds 0): MOTION." in said
     assert "It is worse than: SITE." in said
+    compared = [{"against": "site", "difference": UNDEFINED}]
+    assert "It cannot be compared with: SITE." in verdicts(evaluation(models=models, comparisons=compared))
 
 
 @pytest.mark.parametrize(
     ("t", "c", "says"),
     [
-        (GOOD, CHANCE, "It is the time series that predict"),
-        (CHANCE, GOOD, "It is the connectivity that predicts"),
+        (GOOD, CHANCE, "The time series predict the outcome on their own"),
+        (CHANCE, GOOD, "Connectivity predicts the outcome on its own"),
         (GOOD, GOOD, "each predict the outcome"),
         (CHANCE, CHANCE, "Neither modality alone"),
     ],
@@ -91,7 +93,7 @@ def test_sites():
     left = {"status": "ok", "metrics": {"auroc_within": CHANCE}}
     said = verdicts(evaluation(within_site=CHANCE, leave_one_site_out=left))
     assert any(s.startswith("Among people of one site it is not shown") for s in said)
-    assert "What was found with sites mixed does not carry over to a new site." in said
+    assert "What was found with sites mixed is not shown to carry over to a new site." in said
     left = {"status": "not run", "reason": "site a holds one class."}
     said = verdicts(evaluation(within_site=UNDEFINED, leave_one_site_out=left))
     assert any("cannot be told apart" in s for s in said)
@@ -104,12 +106,12 @@ def test_other_cohorts():
         "west": {"status": "failed", "reason": "nobody has features."},
     }
     said = verdicts(evaluation(external=cohorts))
-    assert any(s.startswith("On cohort south, untouched until then, it is not better than chance") for s in said)
-    assert "Cohort west could not be judged: nobody has features." in said
+    assert any(s.startswith("On cohort south, untouched until then: not shown to be better than chance") for s in said)
+    assert "Cohort west could not be judged; evaluation.json says why." in said
 
 
 def test_regression_is_judged_by_correlation():
     r = estimate(0.1, -0.2, 0.4)
     found = {"kind": "regression", "n": 30, "models": {"model": {**model(None), "metrics": {"r_within": r}}}}
-    assert verdicts(found)[0].startswith("The model is not better than chance")
+    assert verdicts(found)[0].startswith("The model is not shown to be better than chance")
     assert shown("r_within", r) == "r 0.10, 95 % interval -0.20 to 0.40"

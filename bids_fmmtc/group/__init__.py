@@ -1,0 +1,1 @@
+"""The group level: gather, judge, train, explain, plan; one module a step."""

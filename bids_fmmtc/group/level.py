@@ -1,0 +1,166 @@
+"""The group level from settings to exit code, a straight line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bids_fmmtc.dataset.collate import Summary, collate
+from bids_fmmtc.dataset.describe import prepare_group
+from bids_fmmtc.dataset.records import common_recipe, gather
+from bids_fmmtc.dataset.tables import dataset_roots
+from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError
+from bids_fmmtc.learning.verdict import verdicts
+from bids_fmmtc.participant import steady_torch
+from bids_fmmtc.run import import_series, name_datasets, refuse_writing_into, run_participant_level, work_folder
+from bids_fmmtc.settings import Settings
+
+if TYPE_CHECKING:
+    from bids_fmmtc.group.judging import Judged
+    from bids_fmmtc.group.study import Study
+    from bids_fmmtc.learning.evaluate import Final
+    from bids_fmmtc.modalities.brainlm import BrainLMModality
+
+log = logging.getLogger("bids_fmmtc")
+
+
+def run_group_level(settings: Settings) -> int:
+    """Gather what the participant level wrote; with an outcome train, judge, explain and plan. Returns the exit code.
+
+    Raises
+    ------
+    FmmtcError
+        Whatever makes the features or the outcome unusable.
+    """
+    if settings.dry_run:
+        return _dry_run(settings)
+    failed = import_series(settings) if settings.timeseries is not None else 0
+    features = settings.group.features or (settings.output_dir,)
+    recipes, _ = common_recipe(features)
+    others = [folder for folder in settings.group.features if folder != settings.output_dir]
+    refuse_writing_into(others, settings)
+    prepare_group(settings.output_dir, recipes[features[0]], name_datasets(features, ()))
+    summary = collate(settings.output_dir, dataset_roots(settings.bids_dir), features)
+    _tell(summary)
+    if settings.group.outcome is None:
+        log.info("No --outcome was given: what is there was gathered, nothing was trained.")
+    else:
+        failed += _analyse(settings)
+    return EXIT_FAILURE if failed else EXIT_OK
+
+
+def _dry_run(settings: Settings) -> int:
+    """Print who would be learnt from and who not, and why; writes nothing."""
+    if settings.timeseries is not None:
+        return run_participant_level(settings)
+    if settings.group.outcome is None:
+        counts = Counter(record.problem or "ok" for record in gather(settings.group.features or (settings.output_dir,)))
+        sys.stdout.write("".join(f"{n} recordings: {state}\n" for state, n in counts.most_common()))
+        return EXIT_OK
+    from bids_fmmtc.group.study import load_study, people  # noqa: PLC0415  (torch)
+
+    study = load_study(settings, work_folder(settings), "cpu", log.debug)
+    sys.stdout.write(f"{study.outcomes.definition}\n{json.dumps(people(study), indent=2)}\n")
+    for out in study.exclusions:
+        sys.stdout.write(f"{out.key}: {out.reason}\n")
+    for note in study.notes:
+        log.warning("%s", note)
+    return EXIT_OK
+
+
+def _tell(summary: Summary) -> None:
+    counts = summary.counts
+    sys.stdout.write(
+        f"{counts['participants']} participants, {counts['recordings']} recordings of which "
+        f"{counts['failed_recordings']} failed, {counts['predicted']} predictions, {counts['missing']} participants "
+        "without any output\n"
+    )
+    for note in summary.notes:
+        log.warning("%s", note)
+
+
+def _analyse(settings: Settings) -> int:
+    """Judge, train, explain, plan; returns how many parts failed that were asked for.
+
+    What is done is written before the next part begins, and a part that fails says why and costs no other.
+    """
+    from bids_fmmtc.group import explaining, judging, results, scans  # noqa: PLC0415  (torch)
+    from bids_fmmtc.group.study import load_study  # noqa: PLC0415
+    from bids_fmmtc.learning.evaluate import final_model  # noqa: PLC0415
+
+    device = steady_torch(settings.device, settings.omp_nthreads, settings.seed)
+    study = load_study(settings, work_folder(settings), device, lambda line: log.info("  %s", line))
+    for note in study.notes:
+        log.warning("%s", note)
+    explaining.asked_rows(study.cohort, settings.group.explain)  # raises now what would be found hours later
+    results.clear(study)
+    log.info("Learning %s from %d sessions; %d left out.", study.label, len(study.cohort), len(study.exclusions))
+    results.write_exclusions(study)
+    encoder = scans.load_encoder(study, settings)
+    study = scans.with_random_encoder(study, encoder)
+    judged = judging.judge_all(study)
+    evaluation = judging.evaluation(study, judged, settings)
+    results.write_comparison(study, evaluation["models"])
+    results.write_predictions(study, judging.made(judged[0]))
+    results.write_evaluation(study, evaluation, settings.command)
+    final = final_model(judging.learner_of(judged[0]), study.cohort, study.scheme.inner, "model")
+    parts = _parts(study, judged, final, encoder, evaluation, settings)
+    for name, part in parts.items():
+        evaluation[name] = _guarded(name, part)
+        evaluation["verdicts"] = verdicts(evaluation)
+        results.write_evaluation(study, evaluation, settings.command)
+    results.tell(study, evaluation)
+    return _failures({name: evaluation[name] for name in parts})
+
+
+def _parts(
+    study: Study,
+    judged: Sequence[Judged],
+    final: Final,
+    encoder: BrainLMModality | None,
+    evaluation: Mapping[str, Any],
+    settings: Settings,
+) -> dict[str, Callable[[], Any]]:
+    """Return what follows the evaluation, in order; later parts read what earlier ones left in it."""
+    from bids_fmmtc.group import explaining, judging, planning, results, training  # noqa: PLC0415
+
+    def bundle() -> dict[str, Any]:
+        if study.cohort.kind == "regression":
+            return {"status": "not run", "reason": "a bundle predicts classes; give --responder-if for one"}
+        made = training.write_bundle(study, final, evaluation, settings)
+        return {"status": "ok", "folder": results.BUNDLE, "digest": made.digest}
+
+    def trial() -> dict[str, Any]:
+        if study.cohort.kind == "regression":
+            return {"status": "not run", "reason": "a trial is planned for responders; give --responder-if"}
+        plan = planning.planned(study, judging.made(judged[0]), final, evaluation, settings)
+        results.write_plan(study, plan)
+        return {"status": "ok", **plan.to_json()}
+
+    parts: dict[str, Callable[[], Any]] = {"external": lambda: judging.judge_others(study, final, settings)}
+    if settings.group.reference_protocol:
+        parts["reference_protocol"] = lambda: judging.published(study)
+    parts |= {"bundle": bundle, "trial": trial}
+    if settings.group.explanation:
+        parts["explanation"] = lambda: explaining.explain(study, final, encoder, settings)
+    return parts
+
+
+def _guarded(name: str, part: Callable[[], Any]) -> Any:
+    """Run a part; what it raises becomes its result, so that hours of work before it are not lost."""
+    try:
+        return part()
+    except (FmmtcError, MemoryError, RuntimeError, OSError) as error:
+        log.error("%s failed: %s", name, " ".join(str(error).split()))
+        return {"status": "failed", "reason": " ".join(f"{error}".split()) or type(error).__name__}
+
+
+def _failures(found: Any) -> int:
+    """Count parts, and parts of parts, that failed."""
+    if isinstance(found, Mapping):
+        return int(found.get("status") == "failed") + sum(_failures(v) for v in found.values())
+    return 0

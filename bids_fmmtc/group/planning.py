@@ -1,0 +1,75 @@
+"""The trial plan of an analysis: out-of-fold judgements in, table and JSON out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from bids_fmmtc.group.study import Study
+from bids_fmmtc.learning.evaluate import Final, Judgements
+from bids_fmmtc.learning.intervals import Estimate
+from bids_fmmtc.learning.trial import plan_trial
+from bids_fmmtc.learning.trial_plan import Arm, Evidence, TrialOptions, TrialPlan
+from bids_fmmtc.learning.verdict import PRIMARY, found_effect
+from bids_fmmtc.settings import Settings
+
+
+def planned(
+    study: Study, judged: Judgements, final: Final, evaluation: Mapping[str, Any], settings: Settings
+) -> TrialPlan:
+    """Plan a trial in which only likely responders are enrolled.
+
+    Parameters
+    ----------
+    judged
+        Out-of-fold judgements of the cohort.
+    final
+        Judges the control arm where that was not learnt from.
+    evaluation
+        Content of ``evaluation.json``: whether the model found anything decides what the plan says.
+
+    Raises
+    ------
+    UsageError
+        Numbers that make no trial.
+    """
+    asked = settings.group
+    options = TrialOptions(
+        power=asked.power,
+        alpha=asked.alpha,
+        ratio=asked.allocation,
+        dropout=asked.dropout,
+        control_rate=asked.control_rate,
+        cost_scan=asked.cost_scan,
+        cost_patient=asked.cost_patient,
+        cost_screening=asked.cost_screening,
+        currency=asked.currency,
+        seed=settings.seed,
+    )
+    auroc = evaluation["models"]["model"]["metrics"][PRIMARY["classification"]]
+    evidence = Evidence(
+        Estimate(auroc["value"], auroc["low"], auroc["high"]), found_effect(evaluation), final.settled.threshold
+    )
+    drug, control = _arms(study, judged, final, asked.control_arm)
+    return plan_trial(drug, options, evidence, control)
+
+
+def _arms(study: Study, judged: Judgements, final: Final, control_arm: str | None) -> tuple[Arm, Arm | None]:
+    """Return the people under a drug and those of the control arm, each judged by models that never met them."""
+    cohort = study.cohort
+    n_train = len(cohort) * (1 - 1 / study.scheme.folds)
+    theirs = np.array([control_arm is not None and arm == control_arm for arm in cohort.arms or cohort.keys])
+
+    def some(rows: np.ndarray[Any, np.dtype[np.bool_]]) -> Arm:
+        groups = [group for group, there in zip(cohort.groups, rows, strict=True) if there]
+        label = None if judged.label is None else judged.label[:, rows]
+        return Arm(judged.value[:, rows], cohort.y[rows], groups, n_train, label)
+
+    if theirs.any():
+        return some(~theirs), some(theirs)
+    if study.control is None:
+        return some(~theirs), None
+    value, label = final.judge(study.control)
+    return some(~theirs), Arm(value, study.control.y, study.control.groups, None, label)

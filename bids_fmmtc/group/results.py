@@ -1,0 +1,211 @@
+"""What an analysis leaves in its folder: tables with described columns, and one JSON that holds every figure."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bids_fmmtc import __version__
+from bids_fmmtc.dataset.describe import NOT_A_DEVICE, PAPER
+from bids_fmmtc.dataset.scans import session_of
+from bids_fmmtc.dataset.store import remove, write_json, write_table
+from bids_fmmtc.group.study import Study
+from bids_fmmtc.learning.evaluate import Judgements
+from bids_fmmtc.learning.metrics import CLASSIFICATION, REGRESSION
+from bids_fmmtc.learning.save import remove_bundle
+from bids_fmmtc.learning.trial_plan import COLUMNS, TrialPlan
+from bids_fmmtc.learning.verdict import PRIMARY, found_effect, shown
+
+EVALUATION, COMPARISON, PREDICTIONS, EXCLUSIONS = "evaluation.json", "comparison", "predictions", "exclusions"
+TRIAL, ATTRIBUTION, BUNDLE = "trial", "attribution", "bundle"
+Columns = Mapping[str, Mapping[str, Any]]
+
+_WHO: Columns = {
+    "participant_id": {"Description": "Participant"},
+    "session_id": {"Description": "Session"},
+    "key": {"Description": "Key of the session"},
+}
+_EXCLUSION_COLUMNS: Columns = {**_WHO, "reason": {"Description": "Why it was not learnt from"}}
+
+
+def write_described(stem: Path, description: str, columns: Columns, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write ``stem.tsv`` and, beside it, ``stem.json`` with what its columns hold."""
+    write_table(stem.with_suffix(".tsv"), list(columns), rows)
+    about = {"Description": description, "IntendedUse": NOT_A_DEVICE}
+    write_json(stem.with_suffix(".json"), {**about, **{k: dict(v) for k, v in columns.items()}})
+
+
+def described(columns: Mapping[str, str]) -> Columns:
+    """Return column -> description as a sidecar has it."""
+    return {name: {"Description": text} for name, text in columns.items()}
+
+
+def write_plan(study: Study, plan: TrialPlan) -> None:
+    """Write the trial plan: a row an enrichment threshold, and everything, the decision curve too, as JSON."""
+    write_described(study.folder / TRIAL, "Trial plan by enrichment threshold", COLUMNS, plan.rows())
+    write_json(study.folder / f"{TRIAL}_plan.json", plain(plan.to_json()))
+
+
+def tell(study: Study, evaluation: Mapping[str, Any]) -> None:
+    """Print the comparison and what it means."""
+    metric = PRIMARY[study.cohort.kind]
+    lines = [f"\n{study.label}: {study.outcomes.definition}, {len(study.cohort)} sessions"]
+    for model in evaluation["models"].values():
+        if model["status"] == "ok":
+            lines.append(f"  {shown(metric, model['metrics'][metric]):<48} {model['text']}")
+        else:
+            lines.append(f"  {'not run':<48} {model['text']}: {model['reason']}")
+    lines += ["", *evaluation["verdicts"]]
+    lines += _notes(evaluation)
+    trial = evaluation.get("trial", {})
+    if trial.get("status") == "ok":
+        lines += ["", f"Enrichment by this model: {trial['verdict']}.", *trial["sentences"]]
+    lines += ["", f"Everything is in {study.folder}", NOT_A_DEVICE]
+    sys.stdout.write("\n".join(lines) + "\n")
+
+
+def _notes(evaluation: Mapping[str, Any]) -> list[str]:
+    """Return what must not be overlooked in the parts that follow the evaluation."""
+    said = []
+    protocol, explanation = evaluation.get("reference_protocol", {}), evaluation.get("explanation", {})
+    if protocol.get("status") == "ok":
+        said += ["", protocol["text"]]
+    if explanation.get("status") == "ok":
+        said += ["", explanation["sanity"]["text"]]
+        if not found_effect(evaluation):
+            said.append("Attributions of a model that is not shown to be better than chance describe noise.")
+    for name in ("external", "reference_protocol", "bundle", "trial", "explanation"):
+        part = evaluation.get(name) or {}
+        if part.get("status") in ("failed", "not run"):
+            said.append(f"{name.replace('_', ' ')} {part['status']}: {part['reason']}")
+    return said
+
+
+def write_evaluation(study: Study, evaluation: Mapping[str, Any], command: str) -> None:
+    """Write ``evaluation.json``: every figure of the analysis, what it was made of, and sentences on it."""
+    about = {
+        "Description": f"Evaluation of a model of treatment response ({PAPER}).",
+        "IntendedUse": NOT_A_DEVICE,
+        "SoftwareVersion": __version__,
+        "Command": command,
+        "Analysis": study.label,
+        "Outcome": study.outcomes.definition,
+        "Sources": dict(study.outcomes.sources),
+        "Notes": list(study.notes),
+        "RecipeDigest": study.recipe.digest,
+        "Recipe": study.recipe.to_json(),
+    }
+    write_json(study.folder / EVALUATION, {**about, **plain(evaluation)})
+
+
+def write_comparison(study: Study, models: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write a row for each contestant, also for those that could not run."""
+    metrics = CLASSIFICATION if study.cohort.kind == "classification" else REGRESSION
+    columns: dict[str, Mapping[str, Any]] = {
+        "model": {"Description": "Name"},
+        "text": {"Description": "What it is"},
+        "role": {"Description": "model, ablation (a part of it), or baseline (what it must beat)"},
+        "status": {"Description": "ok, or not run"},
+        "reason": {"Description": "Why it was not run"},
+    }
+    for name, metric in metrics.items():
+        columns[name] = {"Description": f"{metric.text}; mean over repeats, out of fold"}
+        columns[f"{name}_low"] = {"Description": "Lower end of its 95 % interval"}
+        columns[f"{name}_high"] = {"Description": "Upper end of its 95 % interval"}
+    rows = []
+    for name, model in models.items():
+        row = {"model": name, **{k: model.get(k) for k in ("text", "role", "status", "reason")}}
+        for metric_name, estimate in model.get("metrics", {}).items():
+            row |= {metric_name: estimate["value"]}
+            row |= {f"{metric_name}_{end}": estimate[end] for end in ("low", "high")}
+        rows.append(row)
+    write_described(study.folder / COMPARISON, "Every model on the same folds", columns, rows)
+
+
+def write_predictions(study: Study, judged: Judgements) -> None:
+    """Write what models that did not learn from a person said of it, one row a session."""
+    cohort = study.cohort
+    probability = cohort.kind == "classification"
+    what = "calibrated probability of being a responder" if probability else "predicted outcome"
+    columns: dict[str, Mapping[str, Any]] = {
+        **_WHO,
+        "outcome": {"Description": study.outcomes.definition},
+        "site": {"Description": "Site"},
+        "arm": {"Description": "Arm"},
+        "value": {"Description": f"Out-of-fold {what}, mean over repeats"},
+        "value_sd": {"Description": "Its standard deviation over repeats"},
+    }
+    if probability:
+        columns["called_responder"] = {"Description": "Share of repeats that called it a responder"}
+    rows = []
+    for i, key in enumerate(cohort.keys):
+        value = judged.value[:, i]
+        row = {
+            **_who(key, cohort.subjects[i]),
+            "outcome": float(cohort.y[i]),
+            "site": None if cohort.sites is None else cohort.sites[i],
+            "arm": None if cohort.arms is None else cohort.arms[i],
+            "value": _digits(value.mean()),
+            "value_sd": _digits(value.std(ddof=1)) if len(value) > 1 else None,
+        }
+        if judged.label is not None:
+            row["called_responder"] = _digits(judged.label[:, i].mean())
+        rows.append(row)
+    write_described(study.folder / PREDICTIONS, "Out-of-fold judgements of the model", columns, rows)
+
+
+def clear(study: Study) -> None:
+    """Remove what an earlier run of this analysis left, so that no result of other options stays beside the new ones.
+
+    Only files of names that this program gives are removed; a bundle is, where it is one of ours and intact.
+
+    Raises
+    ------
+    OutputError
+        Something of ours cannot be removed.
+    BundleError
+        The folder of the bundle holds something else.
+    """
+    folder = study.folder
+    stems = (COMPARISON, PREDICTIONS, EXCLUSIONS, TRIAL)
+    for name in (EVALUATION, f"{TRIAL}_plan.json", *(f"{stem}{end}" for stem in stems for end in (".tsv", ".json"))):
+        remove(folder / name)
+    maps = folder / ATTRIBUTION
+    for path in sorted(maps.rglob("*"), reverse=True) if maps.is_dir() else ():
+        if path.is_file() and path.name.endswith((".tsv", ".json", ".nii.gz")):
+            remove(path)
+    remove_bundle(folder / BUNDLE)
+
+
+def write_exclusions(study: Study) -> None:
+    """Write a row for everyone who is not in the cohort."""
+    rows = [{**_who(out.key, out.participant), "reason": out.reason} for out in study.exclusions]
+    write_described(study.folder / EXCLUSIONS, "Who was not learnt from, and why", _EXCLUSION_COLUMNS, rows)
+
+
+def _who(key: str, participant: str) -> dict[str, Any]:
+    session = session_of(key)
+    return {"participant_id": participant, "session_id": None if session is None else f"ses-{session}", "key": key}
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def plain(value: Any) -> Any:
+    """Return JSON-ready data: numpy numbers become Python's, and a number that is not finite null."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [plain(v) for v in value]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,141 @@
+"""The bundle of an analysis: the final model, what its out-of-fold scores decided, what training saw, and a card."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bids_fmmtc import __version__
+from bids_fmmtc.group.results import BUNDLE
+from bids_fmmtc.group.study import Study
+from bids_fmmtc.learning.bundle import EncoderReference, ModelBundle
+from bids_fmmtc.learning.card import trained_card
+from bids_fmmtc.learning.contestants import RANDOM
+from bids_fmmtc.learning.decide import fit_conformal, fit_reference
+from bids_fmmtc.learning.evaluate import Final
+from bids_fmmtc.learning.nested import probabilities
+from bids_fmmtc.learning.novelty import FEWEST, Novelty, embedding
+from bids_fmmtc.learning.save import save_bundle
+from bids_fmmtc.learning.verdict import PRIMARY
+from bids_fmmtc.settings import Settings
+from bids_fmmtc.types import Cohort
+
+CLASSES = ("non-responder", "responder")
+PRIVATE = ("--participant-label", "--explain", "-w", "--work-dir")
+"""Options that a card leaves out: who was there, and where this was run."""
+SHOWN = ("auprc", "mcc", "balanced_accuracy", "sensitivity", "specificity", "brier", "calibration_slope")
+"""Measures on the card beside the first one."""
+
+
+def write_bundle(study: Study, final: Final, evaluation: Mapping[str, Any], settings: Settings) -> ModelBundle:
+    """Write the bundle that the participant level applies; an earlier one of this analysis is replaced.
+
+    Parameters
+    ----------
+    final
+        The model learnt from everybody.
+    evaluation
+        Content of ``evaluation.json``, which the card sums up.
+
+    Raises
+    ------
+    BundleError, OutputError
+        Parts that do not fit, or a folder that holds something else.
+    """
+    settled, cohort = final.settled, study.cohort
+    if settled.calibration is None or settled.threshold is None:
+        raise ValueError("a bundle predicts classes")
+    parts = final.fitted.head()
+    # One quantile set for all repeats: a person's repeats are averaged first, as a person counts once.
+    p = np.mean([probabilities(scores, settled.calibration) for scores in settled.scores], axis=0)
+    conformal = fit_conformal(p, cohort.y, settings.group.error_rate)
+    return save_bundle(
+        study.folder / BUNDLE,
+        recipe=study.recipe,
+        shapes=parts.shapes,
+        head_spec=parts.spec,
+        head=parts.state,
+        threshold=settled.threshold,
+        calibration=settled.calibration,
+        conformal=conformal,
+        reference=fit_reference([quality for runs in cohort.quality for quality in runs]),
+        card=trained_card(_facts(study, final, evaluation, settings.command)),
+        encoders={
+            m.name: EncoderReference(m.weights_sha256) for m in study.recipe.modalities if m.weights_sha256 is not None
+        },
+        tangent=parts.tangent,
+        novelty=_novelty(cohort),
+        overwrite=True,
+    )
+
+
+def public_command(command: str) -> str:
+    """Return a command line fit to be passed on with a model: no folders, no labels of participants."""
+    kept: list[str] = []
+    private = False
+    for word in shlex.split(command):
+        if word.startswith("-"):
+            private = word in PRIVATE
+            kept += [] if private else [word]
+        elif not private:
+            name, equals, value = word.partition("=")
+            kept.append(f"{name}={Path(value).name}" if equals and "/" in value else Path(word).name)
+    return shlex.join(kept)
+
+
+def _people(cohort: Cohort, rows: NDArray[np.bool_]) -> int:
+    """Return how many people these rows are of."""
+    return len({cohort.subjects[i] for i in np.flatnonzero(rows)})
+
+
+def _novelty(cohort: Cohort) -> dict[str, Novelty] | None:
+    """Return where the embeddings of the people learnt from lie; None with too few to tell."""
+    if len(set(cohort.groups)) < FEWEST:
+        return None
+    return {
+        name: Novelty.fit(np.stack([embedding(windows) for windows in arrays]), cohort.groups)
+        for name, arrays in cohort.arrays.items()
+        if not name.endswith(RANDOM)
+    }
+
+
+def _facts(study: Study, final: Final, evaluation: Mapping[str, Any], command: str) -> dict[str, Any]:
+    cohort, models = study.cohort, evaluation["models"]
+    names = (PRIMARY[cohort.kind], *SHOWN)
+
+    def some(metrics: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: {k: metrics[name][k] for k in ("value", "low", "high")} for name in names}
+
+    facts: dict[str, Any] = {
+        "title": f"{'DEMO MODEL, ' if study.demo else ''}{study.label}",
+        "datasets": [folder.name for folder in study.features],
+        "classes": {name: _people(cohort, cohort.y == i) for i, name in enumerate(CLASSES)},
+        "outcome": study.outcomes.definition,
+        "findings": list(evaluation["verdicts"]),
+        "metrics": some(models["model"]["metrics"]),
+        "baselines": {m["text"]: some(m["metrics"]) for n, m in models.items() if n != "model" and m["status"] == "ok"},
+        "protocol": {**evaluation["scheme"], "setting of the final model": final.setting},
+        "software": {
+            "bids_fmmtc": __version__,
+            **{name: version(name) for name in ("numpy", "scipy", "scikit-learn", "torch")},
+        },
+        "training_command": public_command(command),
+        "demo": study.demo,
+    }
+    if cohort.sites is not None:
+        where = np.array(cohort.sites)
+        facts["sites"] = {site: _people(cohort, where == site) for site in sorted(set(cohort.sites))}
+    if cohort.arms is not None:
+        facts["arms"] = sorted(set(cohort.arms))
+    if "age" in cohort.covariates and cohort.covariates["age"].shape[1] == 1:
+        facts["ages"] = cohort.covariates["age"][:, 0].tolist()
+    external = {n: some(c["metrics"]) for n, c in evaluation.get("external", {}).items() if c["status"] == "ok"}
+    if external:
+        facts["external"] = external
+    return facts

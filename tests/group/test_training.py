@@ -1,0 +1,64 @@
+"""The bundle of an analysis."""
+
+import numpy as np
+import pytest
+from parts import group_words
+from test_study import study
+
+from bids_fmmtc.cli import parse
+from bids_fmmtc.dataset.records import gather
+from bids_fmmtc.dataset.store import read_features
+from bids_fmmtc.group import judging
+from bids_fmmtc.group.study import Study
+from bids_fmmtc.group.training import public_command, write_bundle
+from bids_fmmtc.learning.evaluate import final_model
+from bids_fmmtc.learning.predict import Predictor
+from bids_fmmtc.learning.verdict import verdicts
+
+
+@pytest.fixture(scope="module")
+def trained(made, tmp_path_factory):
+    from dataclasses import replace
+
+    words = ("--site-column", "site", "--covariates", "age", "--permutations", "0", "--error-rate", "0.2")
+    found: Study = replace(study(made, *words), folder=tmp_path_factory.mktemp("analysis"))
+    settings = parse(group_words(made, *words), {})
+    everyone = judging.judge_all(found)
+    evaluation = judging.evaluation(found, everyone, settings)
+    evaluation["verdicts"] = verdicts(evaluation)
+    final = final_model(judging.learner_of(everyone[0]), found.cohort, found.scheme.inner, "m")
+    return found, final, write_bundle(found, final, evaluation, settings)
+
+
+def test_the_bundle_judges_as_the_final_model_does(made, trained):
+    found, final, bundle = trained
+    value, _ = final.judge(found.cohort)
+    predictor = Predictor(bundle)
+    for record in gather([made / "out"])[:5]:
+        features = read_features(record.path)
+        p = predictor.predict(record.key, [features]).probability
+        assert p == pytest.approx(value[found.cohort.keys.index(record.key)], abs=1e-5)
+
+
+def test_people_of_training_lie_inside_what_training_saw(made, trained):
+    _, _, bundle = trained
+    predictor = Predictor(bundle)
+    flags = [predictor.predict(r.key, [read_features(r.path)]).flags for r in gather([made / "out"]) if not r.problem]
+    outside = sum(any(f.startswith("outside_reference") for f in each) for each in flags)
+    assert outside <= 0.2 * len(flags)
+
+
+def test_the_card_tells_who_what_and_how_well(trained):
+    _, _, bundle = trained
+    card = (bundle.root / "README.md").read_text()
+    for text in ("23 people", "Sites: ", "Age 4", "auroc", "Not validated elsewhere", "base rate"):
+        assert text in card
+    assert bundle.card["demo"] is False
+    assert bundle.conformal["alpha"] == 0.2
+    assert np.isfinite(bundle.threshold)
+
+
+def test_a_command_is_passed_on_without_folders_or_people():
+    command = "bids_fmmtc /home/ann/in out group --explain 01 02 --outcome '/x/p.tsv:VAS 4' -w /tmp/w"
+    public = public_command(f"{command} --external s=/data/s:pain")
+    assert public == "bids_fmmtc in out group --outcome 'p.tsv:VAS 4' --external s=s:pain"
