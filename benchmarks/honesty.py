@@ -158,14 +158,14 @@ def targets_noise(rows):
 # ----------------------------------------------------------------------------------------------------------- planted
 
 SENTENCES = {
-    "T": "It is the time series",
-    "C": "It is the connectivity",
+    "T": "The time series predict the outcome on their own; connectivity alone is not",
+    "C": "Connectivity predicts the outcome on its own; time series alone are not",
     "both": "Time series and connectivity each predict",
 }
 
 
 def top_planted(cohort, effect, n, seed):
-    """Return how many of the 20 top parcels of the group attribution are planted ones, and of how many parcels."""
+    """Return how many of the 20 top parcels of the group attribution are planted ones; a window of each person."""
     from bids_fmmtc.learning.attribution import COMBINED, TOP, group_attribution
     from bids_fmmtc.learning.explain import Explainer, SeriesPath, mean_features
     from bids_fmmtc.learning.predict import filled_head
@@ -176,12 +176,10 @@ def top_planted(cohort, effect, n, seed):
     head = filled_head(parts.spec, parts.shapes, parts.state).eval()
     path = SeriesPath(BrainLMModality(planted.encoder(), TokenOrder()), planted.XYZ, "global_sd")
     explainer = Explainer(head, mean_features(cohort.arrays), None, path)
-    found = [
-        explainer.explain(key, {k: a[i] for k, a in cohort.arrays.items()}, planted.cut(values))
-        for i, (key, (values, _, _)) in enumerate(
-            zip(cohort.keys, planted.recordings(n, effect, seed=seed), strict=True)
-        )
-    ]
+    found = []
+    for i, (values, _, _) in enumerate(planted.recordings(n, effect, seed=seed)):
+        first = {name: rows[i][:1] for name, rows in cohort.arrays.items()}
+        found.append(explainer.explain(cohort.keys[i], first, planted.cut(values)[:1]))
     top = group_attribution(found).maps[COMBINED].order[:TOP]
     return int(np.isin(top, planted.PLANTED).sum())
 
@@ -279,7 +277,7 @@ def targets_network(rows):
 EXPOSED = (
     "The site alone predicts the outcome",
     "Among people of one site it is not shown to be better than chance",
-    "Each site judged by models of the other sites: not better than chance",
+    "Each site judged by models of the other sites: not shown to be better than chance",
 )
 
 

@@ -64,7 +64,8 @@ def _dry_run(settings: Settings) -> int:
     from bids_fmmtc.group.study import load_study, people  # noqa: PLC0415  (torch)
 
     study = load_study(settings, work_folder(settings), "cpu", log.debug)
-    sys.stdout.write(f"{study.outcomes.definition}\n{json.dumps(people(study), indent=2)}\n")
+    study.scheme.divisions(study.cohort)
+    sys.stdout.write(f"{study.folder}\n{study.outcomes.definition}\n{json.dumps(people(study), indent=2)}\n")
     for out in study.exclusions:
         sys.stdout.write(f"{out.key}: {out.reason}\n")
     for note in study.notes:
@@ -97,13 +98,15 @@ def _analyse(settings: Settings) -> int:
     for note in study.notes:
         log.warning("%s", note)
     explaining.asked_rows(study.cohort, settings.group.explain)  # raises now what would be found hours later
-    results.clear(study)
+    results.refuse_another(study)
+    study.scheme.divisions(study.cohort)
     log.info("Learning %s from %d sessions; %d left out.", study.label, len(study.cohort), len(study.exclusions))
-    results.write_exclusions(study)
     encoder = scans.load_encoder(study, settings)
     study = scans.with_random_encoder(study, encoder)
     judged = judging.judge_all(study)
     evaluation = judging.evaluation(study, judged, settings)
+    results.clear(study)  # not before there is something to put in its place
+    results.write_exclusions(study)
     results.write_comparison(study, evaluation["models"])
     results.write_predictions(study, judging.made(judged[0]))
     results.write_evaluation(study, evaluation, settings.command)
@@ -137,6 +140,10 @@ def _parts(
     def trial() -> dict[str, Any]:
         if study.cohort.kind == "regression":
             return {"status": "not run", "reason": "a trial is planned for responders; give --responder-if"}
+        pooled = sorted(set(study.cohort.arms or ()))
+        if len(pooled) > 1 and settings.group.control_arm is None:
+            reason = f"arms {', '.join(pooled)} are pooled; name the control with --control-arm, or one drug with --arm"
+            return {"status": "not run", "reason": reason}
         plan = planning.planned(study, judging.made(judged[0]), final, evaluation, settings)
         results.write_plan(study, plan)
         return {"status": "ok", **plan.to_json()}

@@ -12,7 +12,8 @@ import numpy as np
 from bids_fmmtc import __version__
 from bids_fmmtc.dataset.describe import NOT_A_DEVICE, PAPER
 from bids_fmmtc.dataset.scans import session_of
-from bids_fmmtc.dataset.store import remove, write_json, write_table
+from bids_fmmtc.dataset.store import read_record, remove, write_json, write_table
+from bids_fmmtc.errors import UsageError
 from bids_fmmtc.group.study import Study
 from bids_fmmtc.learning.evaluate import Judgements
 from bids_fmmtc.learning.metrics import CLASSIFICATION, REGRESSION
@@ -96,6 +97,7 @@ def write_evaluation(study: Study, evaluation: Mapping[str, Any], command: str) 
         "Outcome": study.outcomes.definition,
         "Sources": dict(study.outcomes.sources),
         "Notes": list(study.notes),
+        "Design": study.design,
         "RecipeDigest": study.recipe.digest,
         "Recipe": study.recipe.to_json(),
     }
@@ -158,6 +160,23 @@ def write_predictions(study: Study, judged: Judgements) -> None:
     write_described(study.folder / PREDICTIONS, "Out-of-fold judgements of the model", columns, rows)
 
 
+def refuse_another(study: Study) -> None:
+    """Refuse a folder that holds another analysis: another outcome, rule, arm, head or choice of people.
+
+    Raises
+    ------
+    UsageError
+        It does.
+    """
+    before = (read_record(study.folder / EVALUATION) or {}).get("Design")
+    if before is None or before == study.design:
+        return
+    differs = [f"{k}: {before.get(k)} there, {v} here" for k, v in study.design.items() if before.get(k) != v]
+    raise UsageError(
+        f"{study.folder} holds another analysis ({'; '.join(differs)}).", "Give this one a name with --analysis-label."
+    )
+
+
 def clear(study: Study) -> None:
     """Remove what an earlier run of this analysis left, so that no result of other options stays beside the new ones.
 
@@ -206,6 +225,6 @@ def plain(value: Any) -> Any:
         return [plain(v) for v in value]
     if isinstance(value, np.generic):
         return plain(value.item())
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
+    if isinstance(value, float):
+        return float(f"{value:.9g}") if np.isfinite(value) else None
     return value

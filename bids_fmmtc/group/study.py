@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ from bids_fmmtc.settings import Settings
 from bids_fmmtc.types import Cohort
 
 Say = Callable[[str], None]
+log = logging.getLogger("bids_fmmtc")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,8 @@ class Study:
         How people are divided, and how heads learn.
     ledger
         Finished pieces of this very analysis.
+    design
+        What makes this analysis another one than its neighbours: outcome, rule, arms, head, people; JSON-ready.
     demo
         Whether the cohort is the demo's synthetic one; everything its model touches says so.
     """
@@ -67,6 +71,7 @@ class Study:
     scheme: Scheme
     setup: Setup
     ledger: Ledger
+    design: Mapping[str, Any]
     demo: bool
 
     def with_cohort(self, cohort: Cohort) -> Study:
@@ -108,8 +113,23 @@ def load_study(settings: Settings, work: Path, device: str, say: Say) -> Study:
         scheme=Scheme(asked.folds, asked.repeats, Inner(asked.inner_folds, seed=settings.seed), settings.seed),
         setup=Setup(asked.head, tangent, {"epochs": asked.epochs}, settings.seed, ledger, device, say),
         ledger=ledger,
+        design=_design(settings),
         demo=any(is_demo(folder) for folder in features),
     )
+
+
+def _design(settings: Settings) -> dict[str, Any]:
+    asked = settings.group
+    return {
+        "outcome": asked.outcome,
+        "responder_if": asked.responder_if,
+        "arms": sorted(asked.arms),
+        "control_arm": asked.control_arm,
+        "head": asked.head,
+        "participants": len(settings.participants),
+        "sessions": sorted(settings.sessions),
+        "tasks": sorted(settings.tasks),
+    }
 
 
 def _without_control(cohort: Cohort, settings: Settings) -> tuple[Cohort, Cohort | None, tuple[Exclusion, ...]]:
@@ -130,12 +150,19 @@ def _without_control(cohort: Cohort, settings: Settings) -> tuple[Cohort, Cohort
         raise SelectionError(f"everybody is in control arm {asked.control_arm!r}; nobody is left to learn from.")
     learnt = {group for group, there in zip(cohort.groups, theirs, strict=True) if not there}
     both = np.array([group in learnt for group in cohort.groups]) & theirs
-    known = "control arm of a person who is learnt from in another arm"
+    known = "control arm: they, or their family, are learnt from in another arm"
     apart = tuple(
         Exclusion(cohort.keys[i], cohort.subjects[i], known if both[i] else "control arm: judged, not learnt from")
         for i in np.flatnonzero(theirs)
     )
     controls = np.flatnonzero(theirs & ~both)
+    if both.any():
+        log.warning(
+            "%d of %d people of control arm %s cannot serve as controls: they, or their families, are learnt from.",
+            both.sum(),
+            theirs.sum(),
+            asked.control_arm,
+        )
     return cohort.take(np.flatnonzero(~theirs)), cohort.take(controls) if len(controls) else None, apart
 
 

@@ -29,7 +29,7 @@ from bids_fmmtc.types import Cohort
 CLASSES = ("non-responder", "responder")
 PRIVATE = ("--participant-label", "--explain", "-w", "--work-dir")
 """Options that a card leaves out: who was there, and where this was run."""
-SHOWN = ("auprc", "mcc", "balanced_accuracy", "sensitivity", "specificity", "brier", "calibration_slope")
+SHOWN = ("auroc", "auprc", "mcc", "balanced_accuracy", "sensitivity", "specificity", "brier", "calibration_slope")
 """Measures on the card beside the first one."""
 
 

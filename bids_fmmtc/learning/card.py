@@ -90,7 +90,7 @@ def _data(facts: Mapping[str, Any]) -> str:
         said.append(f"Arms: {', '.join(facts['arms'])}.")
     if facts.get("sites"):
         said.append(f"Sites: {_counted(facts['sites'])}.")
-    said.append(_ages(facts["ages"]) if facts.get("ages") is not None else "Ages are not known.")
+    said.append(_ages(facts["ages"]) if facts.get("ages") is not None else "Ages were not read.")
     return " ".join(said)
 
 

@@ -6,6 +6,7 @@ from nobody of the person's group, with settings, calibration and threshold deci
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -18,6 +19,7 @@ from bids_fmmtc.learning.folds import Fold, permuted_rows, rng_of, stratified_fo
 from bids_fmmtc.learning.learner import Fitted, Learner
 from bids_fmmtc.learning.ledger import Ledger
 from bids_fmmtc.learning.nested import Inner, Judgement, Settled, decided, judge, settle
+from bids_fmmtc.learning.progress import duration
 from bids_fmmtc.types import Cohort, Float64
 
 CHUNK = 25  # permutations kept on disk together
@@ -127,13 +129,14 @@ def permutation_null(
         permuted = replace(cohort, y=y)
         return statistic(y, cross_validate(learner, permuted, dealt, scheme.inner, f"permutation-{i}"))
 
-    null = np.empty(n)
+    null, began = np.empty(n), time.monotonic()
     for start in range(0, n, CHUNK):
         stop = min(start + CHUNK, n)
         # The whole list at once: what a killed run had finished is not done again.
         compute = partial(_statistics, one, range(start, stop))
         null[start:stop] = ledger.once(f"permutations/{start}-{stop}", compute)["null"]
-        say(f"{stop} of {n} permutations")
+        left = (time.monotonic() - began) / stop * (n - stop)
+        say(f"{stop} of {n} permutations" + (f", about {duration(left)} left" if left > 1 else ""))
     return null
 
 

@@ -18,16 +18,27 @@ the bootstrap sees. The ratio is 1 + K n_test / n_train = 1 + n / n_train, and i
 **Shape.** A share (AUROC, sensitivity, ...; the Matthews correlation after (1 + mcc) / 2) gets Wilson's score
 interval (1927, J. Am. Stat. Assoc. 22, 209) for as many people as give the bootstrap's widened variance. Near the
 ends of the range the bootstrap has next to no variance left: 20 of 20 right would be [1, 1] by percentiles. Wilson's
-interval stays open there. Correlations are widened on Fisher's scale, everything else on its own.
+interval stays open there. Correlations are widened on Fisher's scale, with Fisher's standard error as a floor;
+everything else on its own scale.
 
-**Measured** by simulation (``benchmarks``: noise and planted effects, 20 to 200 people, ridge on 100 features, least
-squares on 5, the best single feature; 400 to 600 cohorts each): see `widening`.
+**Measured** on simulated cohorts whose true performance is known (noise and planted effects with AUROC 0.66 to
+0.98; 20, 40 or 100 people, also 10 responders of 40; ridge on 100 features, least squares on 5, the best single
+feature; five folds; 500 cohorts each): 95 % intervals hold the truth in
+
+- AUROC: 76 to 90 % plain, 93 to 98 % widened (5 repeats), 95 to 98 % widened (1 repeat); within folds 78 to 94,
+  93 to 99, and 98 to 99.8 %;
+- MCC: 81 to 96 % plain, 96 to 99 % widened (5 repeats), 98 to 99 % widened (1 repeat);
+- differences between two models: 68 to 90 % plain, 93 to 98 % widened;
+- correlations (150 to 300 cohorts): 75 to 86 % plain, 95 to 99 % widened; R2 and errors 77 to 97, 92 to 100 %.
+
+Known to fall short: sensitivity and specificity by themselves, 92 % at worst, as the threshold moves with the
+training part; average precision (90 to 97 %), which small samples overstate.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -173,6 +184,21 @@ def score_interval(values: Float64, point: float, people: float, factor: float =
     return Estimate(point, max(centre - half, 0.0), min(centre + half, 1.0), plain.undefined_draws)
 
 
+def correlation_interval(values: Float64, point: float, people: int, factor: float = 1.0) -> Estimate:
+    """Return Fisher's interval of a correlation, with the standard error of its draws (B,) on that scale if larger.
+
+    Fisher's own, 1 / sqrt(people - 3), is a floor: draws of out-of-fold predictions vary too little in small samples.
+    With three people or fewer there is no interval.
+    """
+    plain = interval(values, point)
+    if plain.value is None or plain.low is None or people <= 3:
+        return Estimate(plain.value, undefined_draws=plain.undefined_draws)
+    most = 1 - _ROUNDING
+    middle, error = math.atanh(min(max(point, -most), most)), np.nanstd(np.arctanh(np.clip(values, -most, most)))
+    half = Z * factor * max(float(error), 1 / math.sqrt(people - 3))
+    return Estimate(point, math.tanh(middle - half), math.tanh(middle + half), plain.undefined_draws)
+
+
 class _Sample(NamedTuple):
     """Draws of a cohort: weights (B, N), the group of each row, groups of the smallest class, factor of widening."""
 
@@ -231,22 +257,14 @@ def _estimate(y: Float64, judgements: Judgements, metric: Metric, sample: _Sampl
     values, factor = metric(y, judgements, sample.weights), sample.factor
     if metric.scale == "plain":
         return interval(values, point, factor, (metric.low, metric.high))
-    if metric.scale == "fisher":
-        most = 1 - _ROUNDING
-        found = interval(np.arctanh(np.clip(values, -most, most)), math.atanh(min(max(point, -most), most)), factor)
-        return _moved(found, point, math.tanh)
-    span = metric.high - metric.low
     people = _people(metric.people, y, judgements, sample)
+    if metric.scale == "fisher":
+        return correlation_interval(values, point, round(people), factor)
+    span = metric.high - metric.low
     found = score_interval((values - metric.low) / span, (point - metric.low) / span, people, factor)
-    return _moved(found, point, lambda share: metric.low + span * share)
-
-
-def _moved(found: Estimate, point: float, back: Callable[[float], float]) -> Estimate:
-    """Return an interval found on another scale on the measure's own."""
-    if found.value is None:
+    if found.value is None or found.low is None or found.high is None:
         return found
-    low, high = (None if end is None else back(end) for end in (found.low, found.high))
-    return Estimate(point, low, high, found.undefined_draws)
+    return Estimate(point, metric.low + span * found.low, metric.low + span * found.high, found.undefined_draws)
 
 
 def _people(whose: People, y: Float64, judgements: Judgements, sample: _Sample) -> float:

@@ -55,14 +55,19 @@ class LinearLearner:
         A block that the cohort does not hold.
     """
 
-    choices = len(PENALTIES)
-
     def __init__(self, cohort: Cohort, blocks: Sequence[str], *, tangent: bool) -> None:
         self.cohort = cohort
         self._blocks = tuple(block_of(cohort, name, tangent=tangent) for name in blocks)
+        # Where one modality tells nothing, an equal say would drown the other (AUROC 0.68 where it has 0.94 alone).
+        n = len(self._blocks)
+        alone = [tuple(float(i == j) for j in range(n)) for i in range(n)] if n > 1 else []
+        self._mixes = [(1.0,) * n, *alone]
+        self.choices = len(PENALTIES) * len(self._mixes)
 
     def path(self, y: Float64, train: Rows, rows: Rows, name: str) -> Float64:
-        """Return (C, len(rows)) scores by all penalties, strongest first; ``name`` is not needed.
+        """Return (C, len(rows)) scores, strongest penalty first; ``name`` is not needed.
+
+        Where there are several blocks, each penalty is tried with all of them and with each alone.
 
         Raises
         ------
@@ -70,20 +75,28 @@ class LinearLearner:
             Outcomes of the training rows that do not differ.
         """
         del name
-        return self._learnt(y, np.sort(train), PENALTIES)[2][:, rows]
+        train = np.sort(train)
+        scores = np.stack([self._learnt(y, train, mix, PENALTIES)[2][:, rows] for mix in self._mixes], axis=1)
+        return scores.reshape(self.choices, -1)
 
     def fit(self, y: Float64, train: Rows, choice: int, name: str) -> LinearFit:
-        """Return the model at one penalty; raises as `path`."""
+        """Return the model at one setting; raises as `path`."""
         del name
         train = np.sort(train)
-        duals, intercepts, own = self._learnt(y, train, PENALTIES[: choice + 1])
-        return LinearFit(self.cohort, self._blocks, train, duals[-1], float(intercepts[-1]), own[-1])
+        strength, which = divmod(choice, len(self._mixes))
+        mix = self._mixes[which]
+        duals, intercepts, own = self._learnt(y, train, mix, PENALTIES[: strength + 1])
+        return LinearFit(self.cohort, self._blocks, mix, train, duals[-1], float(intercepts[-1]), own[-1])
 
     def describe(self, choice: int) -> dict[str, Any]:
-        """Return ``{"penalty": value}``."""
-        return {"penalty": PENALTIES[choice]}
+        """Return ``{"penalty": value}``, and with several blocks which of them are used."""
+        strength, which = divmod(choice, len(self._mixes))
+        used = [block.name for block, say in zip(self._blocks, self._mixes[which], strict=True) if say]
+        return {"penalty": PENALTIES[strength], **({"blocks": used} if len(self._blocks) > 1 else {})}
 
-    def _learnt(self, y: Float64, train: Rows, penalties: Sequence[float]) -> tuple[Float64, Float64, Float64]:
+    def _learnt(
+        self, y: Float64, train: Rows, mix: Sequence[float], penalties: Sequence[float]
+    ) -> tuple[Float64, Float64, Float64]:
         """Return dual weights (C, n), intercepts (C,), and scores (C, N) of all rows.
 
         Of all rows at once, so that rounding does not depend on which of them are asked for.
@@ -98,9 +111,10 @@ class LinearLearner:
         solve = logistic if self.cohort.kind == "classification" else ridge
         with one_thread():
             kernel = np.zeros((len(y), len(train)))
-            for block in self._blocks:
-                products, scale = block.centred(train)
-                kernel += scale * products
+            for block, say in zip(self._blocks, mix, strict=True):
+                if say:
+                    products, scale = block.centred(train)
+                    kernel += say * scale * products
             duals, intercepts = solve(kernel[train], known, penalties)
             return duals, intercepts, duals @ kernel.T + intercepts[:, None]
 
@@ -111,8 +125,8 @@ class LinearFit:
 
     Parameters
     ----------
-    cohort, blocks, train
-        What it was learnt from; ``train`` in ascending order.
+    cohort, blocks, mix, train
+        What it was learnt from, the say of each block, and the training rows in ascending order.
     dual, intercept
         Weights (n,) of the training rows, and the score at their mean.
     own
@@ -121,6 +135,7 @@ class LinearFit:
 
     cohort: Cohort
     blocks: tuple[Block, ...]
+    mix: tuple[float, ...]
     train: Rows
     dual: Float64
     intercept: float
@@ -178,7 +193,8 @@ class LinearFit:
         """Return the mean (P,) of the training rows and the weights (P,) of a block's features."""
         data = block.transform(self.train)(self.cohort.take(self.train))
         centre = data.mean(axis=0)
-        weights: Float64 = block.centred(self.train)[1] * (self.dual @ (data - centre))
+        say = self.mix[self.blocks.index(block)]
+        weights: Float64 = say * block.centred(self.train)[1] * (self.dual @ (data - centre))
         return centre, weights
 
 

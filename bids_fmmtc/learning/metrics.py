@@ -75,7 +75,7 @@ class Metric:
         On which an interval has its usual shape: ``share`` for what behaves as a share of people does, ``fisher``
         for correlations of numbers, ``plain``.
     people
-        Whose number decides how sure a share can be; ``classes``: both classes, the rarer one above all.
+        Whose number decides how sure a share or a correlation can be; ``classes``: both, the rarer one above all.
     """
 
     function: Callable[..., Float64]
@@ -326,15 +326,26 @@ def r(y: Float64, predicted: Float64, weights: Float64) -> Float64:
 
 
 def r_within(y: Float64, predicted: Float64, fold: NDArray[np.intp], weights: Float64) -> Float64:
-    """Return Pearson's correlation after the mean of every fold is taken from outcomes and predictions."""
-    one, other = np.zeros(weights.shape), np.zeros(weights.shape)
+    """Return the mean over folds of Pearson's correlation inside each, weighted by who was drawn of it.
+
+    Predictions of several folds differ in offset and scale. One correlation of all deviations from fold means would
+    be biased, too: where a fold's people agree with what others were taught, these others' models grow bolder and
+    count more (-0.10 on noise, 150 simulated cohorts of 40). A fold whose predictions are constant counts as 0, one
+    whose outcomes are as nothing; NaN where no fold's predictions vary.
+    """
+    total, size = np.zeros(len(weights)), np.zeros(len(weights))
+    told = np.zeros(len(weights), np.bool_)
     for name in np.unique(fold):
         rows = np.flatnonzero(fold == name)
         drawn = weights[:, rows]
-        shape = drawn.shape
-        parts = np.broadcast_to(y[rows], shape), np.broadcast_to(predicted[rows], shape)
-        one[:, rows], other[:, rows] = _centred(*parts, drawn)
-    return _correlation(one, other, weights)
+        parts = np.broadcast_to(y[rows], drawn.shape), np.broadcast_to(predicted[rows], drawn.shape)
+        one, other = _centred(*parts, drawn)
+        varies = (drawn * one * one).sum(axis=1) > 0
+        told |= varies & ((drawn * other * other).sum(axis=1) > 0)
+        people = np.where(varies, drawn.sum(axis=1), 0)
+        total += people * np.nan_to_num(_correlation(one, other, drawn))
+        size += people
+    return np.where(told, _ratio(total, size), np.nan)
 
 
 def spearman(y: Float64, predicted: Float64, weights: Float64) -> Float64:
@@ -401,7 +412,7 @@ _LINE = replace(
     high=np.inf,
     higher_is_better=None,
 )
-_CORRELATION = Metric(r, "Pearson correlation", 0.0, low=-1, scale="fisher")
+_CORRELATION = Metric(r, "Pearson correlation", 0.0, low=-1, scale="fisher", people="all")
 CLASSIFICATION: Mapping[str, Metric] = MappingProxyType(
     {
         "auroc": Metric(auroc, "area under the ROC curve, all pairs", 0.5),

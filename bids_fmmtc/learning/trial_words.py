@@ -90,7 +90,10 @@ def _cautious(row: Enrichment, everybody: Trial, trial: Trial) -> list[str]:
     corrected = f"{_count(trial.enrolled_corrected.value)} patients, interval {_span(trial.enrolled_corrected)}"
     small = [f"Note that {caution} ({corrected})." for caution in row.cautions]
     if np.isfinite(trial.enrolled.high):
-        return [f"Plan with {_count(trial.enrolled.high)} patients, the cautious end of the interval: {rests}.", *small]
+        most = trial.enrolled_corrected.high if row.cautions else trial.enrolled.high
+        if not np.isfinite(most):
+            most = trial.enrolled.high
+        return [f"Plan with {_count(most)} patients, the cautious end of the interval: {rests}.", *small]
     return [
         f"Do not plan with {_count(trial.enrolled.value)}: {rests}, and no trial is reachable in "
         f"{100 * (1 - trial.feasible):.0f} % of the draws, which the interval includes. A larger sample is needed.",
@@ -123,7 +126,8 @@ def _cost_sentence(everybody: Trial, trial: Trial, options: TrialOptions) -> lis
     if trial.saving.value <= 0:
         return [f"It would save no money: {_count(-trial.saving.value)}{unit} more than the trial without it {of}."]
     tail = "." if trial.saving.low > 0 else "; the interval does not exclude that it saves nothing."
-    return [f"It would save {_count(trial.saving.value)}{unit} {of}{tail}"]
+    saved = f"{_count(trial.saving.value)} (interval {_span(trial.saving)}){unit}"
+    return [f"Were the sizes as estimated, it would save {saved} {of}{tail}"]
 
 
 def notes_of(source: Source, unused: Quantity | None, options: TrialOptions) -> list[str]:

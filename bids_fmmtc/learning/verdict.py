@@ -16,7 +16,7 @@ Pooled over folds, scores of different models are compared, and on noise the AUR
 instead of 0.50 (600 simulated cohorts, five folds).
 """
 CHANCE = {"auroc_within": 0.5, "r_within": 0.0}
-NAMES = {"auroc_within": "AUROC", "r_within": "r"}
+NAMES = {"auroc_within": "AUROC within folds", "r_within": "r within folds"}
 SIGNIFICANT = 0.05
 CONFOUNDS = {
     "site": "The site alone predicts the outcome ({0}): whatever else predicts it here may be the site in disguise.",
@@ -67,6 +67,13 @@ def found_effect(evaluation: Mapping[str, Any]) -> bool:
     return better(estimate, CHANCE[metric]) and (permutation is None or permutation["p"] < SIGNIFICANT)
 
 
+def _p(permutation: Mapping[str, Any]) -> str:
+    """Return the p value in words; the least that so many permutations can give is no more than that."""
+    least = 1 / (permutation["n"] + 1)
+    floor = f", the least that {permutation['n']} permutations can give" if permutation["p"] <= least * 1.001 else ""
+    return f"permutation p = {permutation['p']:.3g}{floor}"
+
+
 def _standing(metric: str, estimate: Mapping[str, Any]) -> str:
     """Return where an estimate stands against chance, and the estimate."""
     if estimate["value"] is None:
@@ -88,7 +95,7 @@ def _chance(evaluation: Mapping[str, Any], metric: str) -> str:
     if estimate is None:
         return "The model could not be judged."
     permutation = evaluation.get("permutation")
-    p = "no permutation test was run" if permutation is None else f"permutation p = {permutation['p']:.3g}"
+    p = "no permutation test was run" if permutation is None else _p(permutation)
     facts = f"{shown(metric, estimate)}, {p}, {evaluation['n']} sessions"
     if found_effect(evaluation):
         return f"Judged out of fold the model is better than chance ({facts})."

@@ -127,17 +127,20 @@ def test_the_same_command_gives_the_same_bytes(root):
     assert content(root / "out") == first
 
 
-def test_nothing_of_an_earlier_run_stays_beside_the_new_one(root):
+def test_nothing_of_an_earlier_run_stays_beside_the_new_one(root, capsys):
     same = ("--permutations", "0", "--analysis-label", "mine")
     assert main(group_words(root, *same)) == 0
     folder = root / "out" / "group" / "mine"
     assert (folder / "bundle" / "bundle.json").is_file()
     assert list((folder / "attribution").rglob("*.tsv"))
-    assert main(group_words(root, *same, "--no-explanation", outcome="pain")) == 0
-    assert not (folder / "bundle").exists()
-    assert not (folder / "trial.tsv").exists()
+    bundle = (folder / "bundle" / "bundle.json").read_bytes()
+    # Another outcome is another analysis; folds that cannot be made cost nothing that is there.
+    assert main(group_words(root, *same, outcome="pain")) == 64
+    assert "--analysis-label" in capsys.readouterr().err
+    assert main(group_words(root, *same, "--folds", "30")) == 65
+    assert (folder / "bundle" / "bundle.json").read_bytes() == bundle
+    assert main(group_words(root, *same, "--no-explanation")) == 0
     assert not list((folder / "attribution").rglob("*.tsv"))
-    (folder / "bundle").mkdir()
     (folder / "bundle" / "mine.txt").write_text("keep")
     assert main(group_words(root, *same)) == 73
     assert (folder / "bundle" / "mine.txt").read_text() == "keep"

@@ -70,7 +70,7 @@ def test_a_trained_card_has_what_every_card_needs():
     for part in ("not a medical device", "40 people, 18 of them", "Not validated elsewhere", "outside_reference"):
         assert part in card["limits"]
     assert "must not guide the care" in card["intended_use"]
-    assert card["data"] == "40 people (non-responder 22, responder 18) from ds000208. Ages are not known."
+    assert card["data"] == "40 people (non-responder 22, responder 18) from ds000208. Ages were not read."
 
 
 def test_who_they_were():

@@ -14,6 +14,7 @@ from bids_fmmtc.learning.intervals import (
     N_DRAWS,
     Estimate,
     corrected_t,
+    correlation_interval,
     difference,
     draws,
     estimates,
@@ -238,8 +239,18 @@ def test_correlations_keep_fishers_shape():
     y = rng.normal(size=60)
     found = estimates(y, judged(y + 0.5 * rng.normal(size=60)), people(60), REGRESSION, None)["r"]
     assert found.value - found.low > found.high - found.value
-    bounds = np.tanh(np.arctanh(found.value) + np.array([-1.96, 1.96]) / np.sqrt(57))
-    np.testing.assert_allclose([found.low, found.high], bounds, atol=0.06)
+    middle, low, high = np.arctanh([found.value, found.low, found.high])
+    assert high - middle == pytest.approx(middle - low)
+    assert 1.96 / np.sqrt(57) <= high - middle < 3 / np.sqrt(57)
+
+
+def test_a_correlation_is_never_surer_than_fisher_says():
+    found = correlation_interval(np.array([0.5, 0.5]), 0.5, 28, 1.5)
+    expected = np.tanh(np.arctanh(0.5) + np.array([-1, 1]) * 1.5 * 1.959964 / 5)
+    np.testing.assert_allclose([found.low, found.high], expected, atol=1e-6)
+    assert correlation_interval(np.array([1.0, 1.0]), 1.0, 28).high <= 1
+    assert correlation_interval(np.array([0.5, 0.5]), 0.5, 3) == Estimate(0.5)
+    assert correlation_interval(np.array([np.nan, 0.5]), 0.5, 9) == Estimate(0.5, None, None, 1)
 
 
 # differences

@@ -57,8 +57,9 @@ def test_it_is_in_fold_principal_components_and_scikit_learns_model_of_them(kind
     train, rows = divided(cohort)
     scores = explicit(cohort, blocks, train, tangent=tangent)
     path = LinearLearner(cohort, blocks, tangent=tangent).path(cohort.y, train, rows, "")
-    assert path.shape == (len(PENALTIES), len(rows))
-    for found, penalty in zip(path, PENALTIES, strict=True):
+    mixes = len(blocks) + 1 if len(blocks) > 1 else 1
+    assert path.shape == (len(PENALTIES) * mixes, len(rows))
+    for found, penalty in zip(path[::mixes], PENALTIES, strict=True):
         strength = len(train) * penalty
         if kind == "classification":
             model = LogisticRegression(
@@ -77,12 +78,14 @@ def test_one_fit_is_the_path_at_its_penalty_and_the_same_elsewhere(kind, tangent
     train, rows = divided(cohort)
     learner = LinearLearner(cohort, EVERY, tangent=tangent)
     path = learner.path(cohort.y, train, rows, "")
-    assert learner.choices == len(path) == len(PENALTIES)
+    assert learner.choices == len(path) == len(PENALTIES) * (len(EVERY) + 1)
     for choice in (0, 3, 7):
         fitted = learner.fit(cohort.y, train, choice, "")
         np.testing.assert_allclose(fitted.scores(rows), path[choice], rtol=1e-10, atol=1e-10)
         np.testing.assert_allclose(fitted.elsewhere(cohort)[rows], path[choice], rtol=1e-6, atol=1e-6)
-        assert learner.describe(choice) == {"penalty": PENALTIES[choice]}
+        strength, which = divmod(choice, len(EVERY) + 1)
+        used = list(EVERY) if which == 0 else [EVERY[which - 1]]
+        assert learner.describe(choice) == {"penalty": PENALTIES[strength], "blocks": used}
 
 
 @settings(deadline=None, max_examples=12)
@@ -158,7 +161,7 @@ def test_same_bits_again_whatever_was_asked_before_and_however_many_threads():
 def test_an_effect_is_found_and_a_hopeless_penalty_still_orders_people():
     cohort = make_cohort(40, effect=1.0)
     train, rows = divided(cohort)
-    path = LinearLearner(cohort, BOTH, tangent=False).path(cohort.y, train, rows, "")
+    path = LinearLearner(cohort, BOTH, tangent=False).path(cohort.y, train, rows, "")[::3]
     assert (np.diff(np.abs(path).mean(axis=1)) > 0).all()  # the weaker the penalty, the bolder the scores
     assert np.abs(path[0]).max() < 0.05
     for scores in path:
@@ -174,7 +177,8 @@ def test_eight_people_doubled_and_constant_features():
     wide = tuple(np.concatenate([a, a, np.full((len(a), 1), 9, np.float32)], axis=1) for a in cohort.arrays["brainlm"])
     doubled = replace(cohort, arrays={"brainlm": wide, "flat": tuple(np.ones((1, 4), np.float32) for _ in wide)})
     found = LinearLearner(doubled, ("brainlm", "flat"), tangent=False).path(cohort.y, train, rows, "")
-    np.testing.assert_allclose(found, expected, rtol=1e-7)
+    np.testing.assert_allclose(found[::3], expected, rtol=1e-7)
+    np.testing.assert_allclose(found[1::3], expected, rtol=1e-7)
     nothing = LinearLearner(doubled, ("flat",), tangent=False).path(cohort.y, train, rows, "")
     np.testing.assert_allclose(nothing, 0, atol=1e-12)
 
@@ -267,3 +271,17 @@ def test_the_head_alone_is_built_by_its_name():
     made = LinearLearner(cohort, ("fc",), tangent=False).fit(cohort.y, np.arange(10), 1, "").head()
     head = build_head(made.spec, made.shapes)
     assert {name: t.shape for name, t in head.state_dict().items()} == {n: t.shape for n, t in made.state.items()}
+
+
+def test_each_block_alone_is_the_model_of_that_block():
+    """Where one modality tells nothing, the inner folds can leave it out; its weights are then 0."""
+    cohort = make_cohort(20)
+    train, rows = divided(cohort)
+    learner = LinearLearner(cohort, BOTH, tangent=False)
+    path = learner.path(cohort.y, train, rows, "")
+    for place, name in enumerate(BOTH):
+        alone = LinearLearner(cohort, (name,), tangent=False).path(cohort.y, train, rows, "")
+        np.testing.assert_array_equal(path[place + 1 :: 3], alone)
+    head = learner.fit(cohort.y, train, 3 * 3 + 2, "").head()
+    assert not head.state["weights.brainlm"].any()
+    assert head.state["weights.fc"].any()

@@ -156,14 +156,37 @@ def test_spearman_is_that_of_repeated_rows(data):
 
 @QUICK
 @given(judged(number=True))
-def test_r_within_is_r_after_the_folds_means_are_gone(data):
+def test_r_within_is_the_mean_of_the_folds_own(data):
     expected = []
     for y, p, _, fold in repeated(data):
-        inside = fold[:, None] == fold
-        a, b = (v - np.where(inside, v, 0).sum(axis=1) / inside.sum(axis=1) for v in (y, p))
-        varies = [any(len(set(v[fold == f])) > 1 for f in fold) for v in (y, p)]
-        expected.append((a @ b) / np.sqrt((a @ a) * (b @ b)) if all(varies) else np.nan)
+        rs, sizes, told = [], [], False
+        for inside in (fold == f for f in sorted(set(fold))):
+            if len(set(y[inside])) > 1:
+                constant = len(set(p[inside])) == 1
+                rs.append(0.0 if constant else np.corrcoef(y[inside], p[inside])[0, 1])
+                sizes.append(inside.sum())
+                told |= not constant
+        expected.append(np.average(rs, weights=sizes) if told else np.nan)
     same(one("r_within", *whole(data)), expected)
+
+
+@pytest.mark.slow
+def test_on_noise_r_within_is_0_on_average():
+    """Folds that chose weaker penalties predict more boldly; that must not decide how they count."""
+    from linear_parts import make_cohort
+
+    from bids_fmmtc.learning.evaluate import Scheme, cross_validate
+    from bids_fmmtc.learning.linear import LinearLearner
+    from bids_fmmtc.learning.nested import Inner
+
+    found = []
+    for seed in range(80):
+        cohort = make_cohort(n=40, seed=seed, kind="regression", h=40)
+        plan = Scheme(5, 1, Inner(3, seed=seed), seed)
+        learner = LinearLearner(cohort, ("brainlm",), tangent=False)
+        judged = cross_validate(learner, cohort, plan.divisions(cohort), plan.inner, f"{seed}")
+        found.append(metrics.REGRESSION["r_within"](cohort.y, judged, np.ones((1, 40)))[0])
+    assert abs(np.mean(found)) < 3 * np.std(found) / np.sqrt(len(found))
 
 
 def test_the_training_mean_correlates_negatively_across_folds_and_not_at_all_within():

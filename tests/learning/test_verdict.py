@@ -21,7 +21,7 @@ def evaluation(auroc=GOOD, p=0.001, **more):
         "kind": "classification",
         "n": 40,
         "models": {"model": model(auroc, "model")},
-        "permutation": {"p": p},
+        "permutation": {"p": p, "n": 999},
         "comparisons": [],
     }
     models = {**given["models"], **more.pop("models", {})}
@@ -40,11 +40,15 @@ def test_better_means_the_whole_interval():
 @pytest.mark.parametrize(
     ("auroc", "p", "says"),
     [
-        (GOOD, 0.001, "is better than chance (AUROC 0.80, 95 % interval 0.70 to 0.90, permutation p = 0.001"),
+        (
+            GOOD,
+            0.001,
+            "permutation p = 0.001, the least that 999 permutations can give",
+        ),
         (GOOD, 0.2, "the interval excludes chance, the test does not"),
         (CHANCE, 0.001, "is not shown to be better than chance"),
         (CHANCE, 0.6, "is not shown to be better than chance"),
-        (UNDEFINED, 0.6, "AUROC undefined"),
+        (UNDEFINED, 0.6, "AUROC within folds undefined"),
     ],
 )
 def test_chance(auroc, p, says):
@@ -59,7 +63,7 @@ def test_without_a_permutation_test_that_is_said():
 
 def test_a_confound_that_predicts_is_named():
     said = " ".join(verdicts(evaluation(models={"site": model(GOOD), "motion": model(CHANCE)})))
-    assert "The site alone predicts the outcome (AUROC 0.80" in said
+    assert "The site alone predicts the outcome (AUROC within folds 0.80" in said
     assert "motion" not in said
 
 
@@ -114,4 +118,4 @@ def test_regression_is_judged_by_correlation():
     r = estimate(0.1, -0.2, 0.4)
     found = {"kind": "regression", "n": 30, "models": {"model": {**model(None), "metrics": {"r_within": r}}}}
     assert verdicts(found)[0].startswith("The model is not shown to be better than chance")
-    assert shown("r_within", r) == "r 0.10, 95 % interval -0.20 to 0.40"
+    assert shown("r_within", r) == "r within folds 0.10, 95 % interval -0.20 to 0.40"
