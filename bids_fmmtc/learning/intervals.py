@@ -26,13 +26,13 @@ everything else on its own scale.
 feature; five folds; 500 cohorts each): 95 % intervals hold the truth in
 
 - AUROC: 76 to 90 % plain, 93 to 98 % widened (5 repeats), 95 to 98 % widened (1 repeat); within folds 78 to 94,
-  93 to 99, and 98 to 99.8 %;
+  94 to 99, and 98 to 99.8 %;
 - MCC: 81 to 96 % plain, 96 to 99 % widened (5 repeats), 98 to 99 % widened (1 repeat);
 - differences between two models: 68 to 90 % plain, 93 to 98 % widened;
 - correlations (150 to 300 cohorts): 75 to 86 % plain, 95 to 99 % widened; R2 and errors 77 to 97, 92 to 100 %.
 
-Known to fall short: sensitivity and specificity by themselves, 92 % at worst, as the threshold moves with the
-training part; average precision (90 to 97 %), which small samples overstate.
+Known to fall short: sensitivity and specificity by themselves where the threshold is chosen on little signal, 84 % at
+worst, as it moves with the training part; average precision, 91 to 98 %, which small samples overstate.
 """
 
 from __future__ import annotations
@@ -344,8 +344,8 @@ def corrected_t(differences: Float64, n_train: float, n_test: float) -> PairedTe
 
     As training sets overlap, the variance of the mean over J folds is taken as S2 (1 / J + n_test / n_train). For R
     repeats of K folds Bouckaert and Frank (2004, PAKDD, LNCS 3056, 3) put J = R K. We count one repeat, 1 / K, since
-    repeats bring no new people: on equal models (40 or 100 people, 5 or 10 folds, 5 or 10 repeats, 300 to 600
-    cohorts each) J = R K found a difference at p < 0.05 in 6 to 14 % of cohorts, one repeat in 1 to 5 %, no
+    repeats bring no new people: on equal models (20 to 100 people, 5 or 10 folds, 5 or 10 repeats, 300 to 600
+    cohorts each) J = R K found a difference at p < 0.05 in 6 to 14 % of cohorts, one repeat in 0 to 6 %, no
     correction in 41 to 66 %. Degrees of freedom are J - 1.
 
     Parameters

@@ -77,7 +77,7 @@ def test_who_they_were():
     more = {"sites": {"north": 21, "south": 19}, "ages": [31, 45.2, math.nan, 91], "arms": ["duloxetine"]}
     data = trained_card({**FACTS, **more})["data"]
     assert "Arms: duloxetine. Sites: north 21, south 19." in data
-    assert "Age 56 years on average (SD 31, 31 to over 89, known of 3)." in data
+    assert "Age 55 years on average (SD 31, 31 to over 89, known of 3)." in data
     assert "91" not in data  # so great an age could tell who it is
     assert "Age 40 years on average (SD 14, 30 to 50)." in trained_card({**FACTS, "ages": [30, 50]})["data"]
     assert "Ages are not known" in trained_card({**FACTS, "ages": [math.nan, 40]})["data"]

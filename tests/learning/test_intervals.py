@@ -241,7 +241,7 @@ def test_correlations_keep_fishers_shape():
     assert found.value - found.low > found.high - found.value
     middle, low, high = np.arctanh([found.value, found.low, found.high])
     assert high - middle == pytest.approx(middle - low)
-    assert 1.96 / np.sqrt(57) <= high - middle < 3 / np.sqrt(57)
+    assert 1.9599 / np.sqrt(57) <= high - middle < 3 / np.sqrt(57)
 
 
 def test_a_correlation_is_never_surer_than_fisher_says():
