@@ -4,7 +4,7 @@ Cohorts are drawn anew, judged by repeated cross-validation, and the true perfor
 closed form (normal features, linear scores). The truth is the mean over all models of all cohorts: the performance
 to expect of this way of learning from so many people. A second model sees other features, for the differences.
 
-    python coverage_simulation.py COHORTS [FIRST [LAST]]
+    python benchmarks/coverage.py COHORTS [FIRST [LAST]]
 """
 
 import math
@@ -148,7 +148,8 @@ def simulate(cohorts, name, learner, threshold, n, n_yes, p, *effects):
     gap = (true[0] - true[1])[[1, 2]]
     held = 100 * ((between[..., 0] <= gap) & (gap <= between[..., 1])).mean(0)
     print(
-        f"  difference in AUROC: plain {held[0, 0]:.1f}, widened {held[1, 0]:.1f}; MCC: {held[0, 1]:.1f}, {held[1, 1]:.1f} %"
+        f"  difference in AUROC: plain {held[0, 0]:.1f}, widened {held[1, 0]:.1f}; "
+        f"MCC: {held[0, 1]:.1f}, {held[1, 1]:.1f} %"
     )
     held = 100 * ((tested[:, 0] <= gap[0]) & (gap[0] <= tested[:, 1])).mean()
     print(
