@@ -235,7 +235,7 @@ def judge_others(study: Study, final: Final, settings: Settings) -> dict[str, An
         log.info("Judging cohort %s", name)
         try:
             found[name] = _other(study, final, settings, folder, outcome)
-        except FmmtcError as error:
+        except (FmmtcError, MemoryError, RuntimeError) as error:
             found[name] = {"status": "failed", "reason": str(error)}
     return found
 

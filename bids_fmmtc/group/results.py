@@ -17,7 +17,7 @@ from bids_fmmtc.errors import UsageError
 from bids_fmmtc.group.study import Study
 from bids_fmmtc.learning.evaluate import Judgements
 from bids_fmmtc.learning.metrics import CLASSIFICATION, REGRESSION
-from bids_fmmtc.learning.save import remove_bundle
+from bids_fmmtc.learning.save import refuse_occupied, remove_bundle
 from bids_fmmtc.learning.trial_plan import COLUMNS, TrialPlan
 from bids_fmmtc.learning.verdict import PRIMARY, found_effect, shown
 
@@ -167,7 +167,10 @@ def refuse_another(study: Study) -> None:
     ------
     UsageError
         It does.
+    OutputError
+        The folder of its bundle holds something else.
     """
+    refuse_occupied(study.folder / BUNDLE, overwrite=True)
     before = (read_record(study.folder / EVALUATION) or {}).get("Design")
     if before is None or before == study.design:
         return

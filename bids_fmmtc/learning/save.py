@@ -93,7 +93,7 @@ def save_bundle(  # noqa: PLR0913  (a bundle has that many parts)
         ``root`` is occupied or cannot be written.
     """
     root = Path(root)
-    _refuse_occupied(root, overwrite=overwrite)
+    refuse_occupied(root, overwrite=overwrite)
     shapes = {name: tuple(shape) for name, shape in shapes.items()}
     contents = {HEAD: _head_bytes(head, head_spec, shapes)}
     if tangent is not None:
@@ -133,7 +133,7 @@ def remove_bundle(root: Path) -> None:
     OutputError
         It is no intact bundle, holds something else, or cannot be removed.
     """
-    _refuse_occupied(root, overwrite=True)
+    refuse_occupied(root, overwrite=True)
     try:
         if root.exists():
             shutil.rmtree(root)
@@ -155,7 +155,7 @@ def _published(
             (temporary / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, temporary / name)
         bundle = load_bundle(temporary)
-        _refuse_occupied(root, overwrite=overwrite)
+        refuse_occupied(root, overwrite=overwrite)
         if root.exists():
             root.rename(old)
         try:
@@ -177,7 +177,14 @@ def _published(
     return replace(bundle, root=root)
 
 
-def _refuse_occupied(root: Path, *, overwrite: bool) -> None:
+def refuse_occupied(root: Path, *, overwrite: bool) -> None:
+    """Refuse a folder that is not empty; with ``overwrite`` only one that is no intact bundle and nothing else.
+
+    Raises
+    ------
+    OutputError
+        It is occupied.
+    """
     if not os.path.lexists(root):
         return
     if root.is_symlink() or not root.is_dir():
