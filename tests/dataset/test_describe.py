@@ -10,7 +10,17 @@ import numpy as np
 import pytest
 
 from bids_fmmtc.dataset import describe
-from bids_fmmtc.dataset.describe import IGNORED, atlas_image, atlas_table, check_output, link, prepare_dataset
+from bids_fmmtc.dataset.describe import (
+    IGNORED,
+    atlas_image,
+    atlas_table,
+    check_output,
+    input_folders,
+    is_demo,
+    link,
+    prepare_dataset,
+    prepare_group,
+)
 from bids_fmmtc.dataset.scans import write_scans
 from bids_fmmtc.dataset.sidecars import QUALITY_COLUMNS
 from bids_fmmtc.dataset.store import Layout, write_array, write_json
@@ -135,7 +145,31 @@ def test_the_stored_atlas_is_the_atlas(place):
 
 
 def test_both_members_of_a_pair_are_ignored():
-    assert all(pattern.endswith((".*", "/", "figures", ".html")) for pattern in IGNORED)
+    # Folders stand without their slash where the validator does not match it.
+    assert all(pattern.endswith((".*", "/", "figures", ".html", "group")) for pattern in IGNORED)
+
+
+def test_a_group_run_keeps_the_description_and_renews_what_older_versions_lack(place):
+    layout, recipe, inputs = place[0], place[1], place[3]
+    prepare_dataset(*place)
+    before = (layout.root / "dataset_description.json").read_bytes()
+    (layout.root / ".bidsignore").write_text("*.html\n")
+    prepare_group(layout.root, recipe, {"out": layout.root})
+    assert (layout.root / "dataset_description.json").read_bytes() == before
+    assert "group" in (layout.root / ".bidsignore").read_text().splitlines()
+    assert input_folders(layout.root) == tuple(folder.resolve() for folder in inputs.values())
+    assert not is_demo(layout.root)
+
+
+def test_group_tables_may_have_a_folder_of_their_own(place, tmp_path):
+    layout, recipe = place[0], place[1]
+    prepare_dataset(*place)
+    prepare_group(tmp_path / "group-only", recipe, {"features": layout.root})
+    assert input_folders(tmp_path / "group-only") == (layout.root.resolve(),)
+    (tmp_path / "foreign").mkdir()
+    write_json(tmp_path / "foreign" / "dataset_description.json", {"Name": "x"})
+    with pytest.raises(OutputError, match="did not make"):
+        prepare_group(tmp_path / "foreign", recipe, {"features": layout.root})
 
 
 @pytest.mark.skipif(not VALIDATOR.is_file(), reason="bids-validator-deno is not installed beside this Python")
