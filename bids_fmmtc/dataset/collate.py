@@ -151,7 +151,7 @@ def collate(layout_root: Path, roots: Sequence[Path], sources: Sequence[Path] = 
 def _refuse_twice(clash: set[str], sources: Sequence[Path]) -> None:
     if clash:
         raise DataError(
-            f"{some(clash)} stands in two of {', '.join(map(str, sources))}.",
+            f"{some(clash)} stands in two of {', '.join(map(str, sources))}: one person or two cannot be told.",
             "Keep every participant in one dataset.",
         )
 

@@ -100,6 +100,7 @@ def _analyse(settings: Settings) -> int:
     explaining.asked_rows(study.cohort, settings.group.explain)  # raises now what would be found hours later
     results.refuse_another(study)
     study.scheme.divisions(study.cohort)
+    results.write_exclusions(study)  # a folder that cannot be written is found out before hours of work
     log.info("Learning %s from %d sessions; %d left out.", study.label, len(study.cohort), len(study.exclusions))
     encoder = scans.load_encoder(study, settings)
     study = scans.with_random_encoder(study, encoder)
