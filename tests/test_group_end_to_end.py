@@ -69,7 +69,8 @@ def test_pain_sensitivity_is_judged_within_one_centre_and_on_the_other(centres):
     for sentence in found["verdicts"]:
         assert sentence in done.stdout
 
-    assert (found["kind"], found["n"], found["bundle"]) == ("regression", 39, None)
+    assert (found["kind"], found["n"], found["bundle"]["status"]) == ("regression", 39, "not run")
+    assert "--responder-if" in found["bundle"]["reason"]
     assert found["people"]["reasons"] == {"no features": 78, "the outcome is missing": 2}
     assert (found["scheme"]["folds"], found["scheme"]["repeats"], found["scheme"]["inner_folds"]) == (5, 5, 5)
     for metrics in (found["models"]["model"]["metrics"], found["external"]["szeged"]["metrics"]):

@@ -152,7 +152,7 @@ def _refuse_twice(clash: set[str], sources: Sequence[Path]) -> None:
     if clash:
         raise DataError(
             f"{some(clash)} stands in two of {', '.join(map(str, sources))}: one person or two cannot be told.",
-            "Keep every participant in one dataset.",
+            "Keep every participant in one dataset, rename one side, or evaluate it with --external.",
         )
 
 

@@ -1,7 +1,7 @@
 """Features that the tests of the group level share; a test that writes copies them."""
 
 import pytest
-from parts import copied, make_features, write_inputs
+from group.parts import copied, make_features, write_inputs
 
 
 @pytest.fixture(scope="session")

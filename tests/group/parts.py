@@ -8,6 +8,7 @@ import numpy as np
 from bids_fmmtc.cli import parse
 from bids_fmmtc.dataset.describe import prepare_dataset
 from bids_fmmtc.dataset.store import Layout, write_table
+from bids_fmmtc.group.study import load_study
 from bids_fmmtc.participant import process_subject
 from bids_fmmtc.plan import resolve
 from bids_fmmtc.run import discover_series, make_tasks
@@ -95,3 +96,8 @@ def group_words(root, *words, outcome="responder"):
 def copied(made, root):
     """Copy a made dataset, so that a test may write into it."""
     return shutil.copytree(made, root / "copy")
+
+
+def study(root, *words, outcome="responder"):
+    """Load what an analysis would work on."""
+    return load_study(parse(group_words(root, *words, outcome=outcome), {}), root / "work", "cpu", print)

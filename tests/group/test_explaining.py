@@ -5,7 +5,7 @@ import gzip
 import nibabel as nib
 import numpy as np
 import pytest
-from test_study import study
+from group.parts import study
 
 from bids_fmmtc.cli import parse
 from bids_fmmtc.dataset.store import read_table

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from parts import group_words
-from test_study import study
+from group.parts import group_words, study
 
 from bids_fmmtc.cli import parse
 from bids_fmmtc.group import judging

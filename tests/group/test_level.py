@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from parts import group_words
+from group.parts import group_words
 from small import content, validate
 
 from bids_fmmtc.cli import main
@@ -40,7 +40,7 @@ def test_a_dry_run_says_who_and_writes_nothing(root, capsys):
 @pytest.fixture(scope="module")
 def analysed(made, other, tmp_path_factory):
     """The default analysis with everything on, run once."""
-    from parts import copied
+    from group.parts import copied
 
     root = copied(made, tmp_path_factory.mktemp("analysed"))
     words = ("--site-column", "site", "--covariates", "age,sex", "--control-rate", "0.2", "--explain", "01")

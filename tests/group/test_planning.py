@@ -1,8 +1,7 @@
 """Out-of-fold judgements become the arms of a planned trial."""
 
 import numpy as np
-from parts import group_words
-from test_study import study
+from group.parts import group_words, study
 
 from bids_fmmtc.cli import parse
 from bids_fmmtc.group import judging

@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from parts import R, make_features, write_inputs
-from test_study import study
+from group.parts import R, make_features, study, write_inputs
 
 from bids_fmmtc.cli import parse
 from bids_fmmtc.errors import DataError

@@ -2,15 +2,10 @@
 
 import numpy as np
 import pytest
-from parts import group_words
+from group.parts import study
 
-from bids_fmmtc.cli import parse
 from bids_fmmtc.errors import SelectionError
-from bids_fmmtc.group.study import digest_of, load_study, people
-
-
-def study(root, *words, outcome="responder"):
-    return load_study(parse(group_words(root, *words, outcome=outcome), {}), root / "work", "cpu", print)
+from bids_fmmtc.group.study import digest_of, people
 
 
 def test_it_holds_everybody_with_a_reason_for_the_rest(made):

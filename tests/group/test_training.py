@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from parts import group_words
-from test_study import study
+from group.parts import group_words, study
 
 from bids_fmmtc.cli import parse
 from bids_fmmtc.dataset.records import gather
