@@ -26,7 +26,9 @@ from bids_fmmtc.dataset.store import (
     read_record,
     write_array,
     write_features,
+    write_grey,
     write_json,
+    write_table,
     write_text,
 )
 from bids_fmmtc.errors import BundleError, DataError, FmmtcError, OutputError
@@ -34,6 +36,7 @@ from bids_fmmtc.modalities import Modality, load_modality
 from bids_fmmtc.modalities.connectivity import connectivity, describe, measure_name
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.settings import Task
+from bids_fmmtc.signals.carpet import SPAN_SD, grey_levels
 from bids_fmmtc.signals.parcels import open_atlas, read_series
 from bids_fmmtc.signals.series import SeriesSource, import_source
 from bids_fmmtc.signals.source import LabelGrids, Opened, Source
@@ -285,10 +288,16 @@ def _write_recording(
     write_array(matrix, names, _whole_matrix(source))
     facts = describe(kind)
     write_json(matrix.with_suffix(".json"), sidecars.relmat_sidecar(about, facts))
+    frames = layout.derivative(recording, "qc", ".tsv")
+    table = {name: column.tolist() for name, column in source.frame_table.items()}
+    write_table(frames, list(table), (dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)))
+    write_json(frames.with_suffix(".json"), sidecars.frames_sidecar(about))
+    carpet = _write_carpet(recording, source, about, layout)
     shapes = {name: a.shape[1:] for name, a in features.arrays.items()}
     sha256 = write_features(arrays, features)
     record = sidecars.features_record(about, features.key, shapes, sha256, source.window_onsets)
-    written = [p for table in (series, coverage, matrix) for p in (table, table.with_suffix(".json"))]
+    tables = (series, coverage, matrix, frames, *carpet)
+    written = [p for table in tables for p in (table, table.with_suffix(".json"))]
     record |= {
         "Device": place.task.device,
         "InputFingerprint": dict(marks),
@@ -297,6 +306,17 @@ def _write_recording(
     record_file = arrays.with_suffix(".json")
     write_json(record_file, record)
     place.wrote(*written, arrays, record_file)
+
+
+def _write_carpet(recording: Recording, source: Opened, about: Context, layout: Layout) -> tuple[Path, ...]:
+    """Write the carpet picture, if there was an image; its voxels were kept while the image streamed by."""
+    sample = source.sample
+    if sample is None or not len(sample.values):
+        return ()
+    picture = layout.figure(recording, "carpet", ".png")
+    write_grey(picture, grey_levels(sample.values, source.cleaned.n_dropped))
+    write_json(picture.with_suffix(".json"), sidecars.carpet_sidecar(about, sample.parcels.tolist(), SPAN_SD))
+    return (picture,)
 
 
 def _whole_matrix(source: Opened) -> np.ndarray[Any, np.dtype[np.float32]]:

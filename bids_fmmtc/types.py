@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -279,6 +279,9 @@ class Prediction:
         Reasons for care, short names.
     digest
         Digest of the bundle.
+    reference
+        Where the session stands in what training saw: name -> ``found`` (one entry a run, or one of the session) and
+        the limits, ``low``, ``high`` or ``values``.
     """
 
     key: str
@@ -289,6 +292,7 @@ class Prediction:
     prediction_set: tuple[str, ...] | None
     flags: tuple[str, ...]
     digest: str
+    reference: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:

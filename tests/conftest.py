@@ -11,6 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# A busy machine is slow, which is no fault of what is tested.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 _OWN = ("FMMTC_", "TEMPLATEFLOW_", "XDG_", "HF_")
 _FORBID_SKIPS = "FMMTC_FORBID_SKIPS"

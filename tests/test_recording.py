@@ -7,6 +7,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
+from PIL import Image
 
 from bids_fmmtc import recording, synthetic
 from bids_fmmtc.dataset.store import read_features, read_record, read_table, write_array, write_json
@@ -45,6 +46,23 @@ def test_the_matrix_on_disk_is_plain_correlation_over_all_frames(task):
     assert sidecar["FisherZ"] is False
     assert "not shrunk" in sidecar["Estimator"]
     assert sidecar["Sources"][0].startswith("bids:fmriprep:sub-01/func/")
+
+
+def test_frames_and_a_carpet_are_kept_for_the_page(task):
+    process_subject(task, lambda _: None)
+    stem = f"sub-01_task-rest_run-1_space-{synthetic.SPACE}_atlas-Demo"
+    record = json.loads((task.output / "sub-01" / "func" / f"{stem}_features.json").read_text())
+    frames = read_table(task.output / "sub-01" / "func" / f"{stem}_qc.tsv")
+    assert len(frames) == record["Quality"]["n_frames"]
+    fd = [float(row["framewise_displacement"]) for row in frames if row["framewise_displacement"] != "n/a"]
+    assert np.mean(fd) == pytest.approx(record["Quality"]["mean_fd"], rel=1e-5)
+    assert {row["status"] for row in frames} == {"used"}
+    picture = task.output / "sub-01" / "figures" / f"{stem}_carpet.png"
+    about = json.loads(picture.with_suffix(".json").read_text())
+    with Image.open(picture) as found:
+        assert found.size == (len(frames), len(about["RowParcels"]))
+        assert np.asarray(found).std() > 20
+    assert f"sub-01/figures/{stem}_carpet.png" in record["Outputs"]
 
 
 def test_fingerprint_follows_content(task, tmp_path):
@@ -254,7 +272,7 @@ def test_an_import_writes_what_an_image_does_and_says_so(imported):
     assert row["quality"]["mean_fd"] == pytest.approx(3 * 0.5 / 260, rel=1e-5)
     func = imported.output / "sub-01" / "func"
     stem = "sub-01_task-rest_space-unknown_atlas-Demo"
-    assert len([name for name in report["outputs"] if "_scans." not in name]) == 8
+    assert len([name for name in report["outputs"] if "_scans." not in name]) == 10  # a picture needs an image
     sidecar = json.loads((func / f"{stem}_timeseries.json").read_text())
     assert sidecar["Sources"][:3] == [
         f"bids:series:sub-01_task-rest_{n}.tsv" for n in ("timeseries", "motion", "outliers")

@@ -66,9 +66,18 @@ def label_of(key: str, entity: str) -> str | None:
 def gather(features_dirs: Sequence[Path]) -> tuple[Record, ...]:
     """Find the record of every recording below output datasets of ours, ``sub-X/[ses-Y/]func``, in natural order."""
     found = [
-        _record(root, folder / name, f"sub-{label}")
+        record
         for root in features_dirs
         for label in list_participants([root])
+        for record in gather_participant(root, label)
+    ]
+    return tuple(sorted(found, key=lambda record: (natural(record.key), str(record.path))))
+
+
+def gather_participant(root: Path, label: str) -> tuple[Record, ...]:
+    """Find the records of one participant, in natural order; none where it has no folder."""
+    found = [
+        _record(root, folder / name, f"sub-{label}")
         for folder, names in func_files(root, label).items()
         for name in names
         if name.endswith("_features.json")

@@ -89,12 +89,13 @@ def _forget_failures(key: str, current: set[str], layout: Layout, subject: str) 
 
 def _forget_results(key: str, but: Path | None, folder: Path, layout: Layout) -> None:
     """Remove what earlier calls made of a recording: in another space, or at all if it fails now (``but`` is None)."""
+    ours = (folder, folder.parent / "figures")
     for record in folder.glob(f"{key}_space-*_features.json"):
         if record == but:
             continue
         for name in (read_record(record) or {}).get("Outputs", []):
             output = layout.root / name
-            if output.parent == folder:  # never anything but its own neighbours
+            if output.parent in ours:  # never anything but its own neighbours and pictures
                 remove(output)
         remove(record.with_suffix(".safetensors"))
         remove(record)

@@ -43,6 +43,20 @@ SCANS_COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "fmmtc_flags": {"Description": "Reasons for care, comma-separated"},
     **{f"fmmtc_{name}": text for name, text in QUALITY_COLUMNS.items()},
 }
+FRAME_COLUMNS: Mapping[str, Mapping[str, Any]] = {
+    "onset": {"Description": "Start of the frame", "Units": "s"},
+    "framewise_displacement": {"Description": "Framewise displacement (Power et al. 2012)", "Units": "mm"},
+    "std_dvars": {"Description": "Standardised DVARS as fMRIPrep reports it"},
+    "mean_signal": {"Description": "Mean over parcels, before denoising, in the units of the image"},
+    "status": {
+        "Description": "What became of the frame",
+        "Levels": {
+            "used": "It is in the series",
+            "dropped": "Left out at the start: not in a steady state",
+            "censored": "Left out for motion",
+        },
+    },
+}
 PREDICTION_COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "participant_id": {"Description": "Participant"},
     "session_id": {"Description": "Session"},
@@ -210,6 +224,34 @@ def coverage_sidecar(about: Context) -> dict[str, Any]:
     }
 
 
+def frames_sidecar(about: Context) -> dict[str, Any]:
+    """Describe the table of frames."""
+    return {
+        "Description": "Every frame of the recording, dropped and censored ones too.",
+        **about.common,
+        **{name: dict(column) for name, column in FRAME_COLUMNS.items()},
+    }
+
+
+def carpet_sidecar(about: Context, parcels: Sequence[int], span: float) -> dict[str, Any]:
+    """Describe the carpet picture.
+
+    Parameters
+    ----------
+    parcels
+        Parcel of each row, counted from 0.
+    span
+        Standard deviations from the middle grey to black and to white.
+    """
+    return {
+        "Description": "A sample of voxels (rows, parcel by parcel) over time (columns, one a frame) before denoising; "
+        f"grey level 128 is the voxel's linear trend, 0 and 255 are {span:g} standard deviations from it.",
+        **about.common,
+        "RepetitionTime": about.quality["repetition_time"],
+        "RowParcels": list(parcels),
+    }
+
+
 def relmat_sidecar(about: Context, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Describe the connectivity matrix over all frames left; ``facts`` of the measure rule over what stands here."""
     return {
@@ -299,6 +341,7 @@ def prediction_sidecar(
             "Status": "ok",
             "PerWindow": [round(float(p), 6) for p in prediction.per_window],
             "Flags": list(prediction.flags),
+            "Reference": {name: dict(entry) for name, entry in prediction.reference.items()},
         }
     return data | {k: dict(v) for k, v in PREDICTION_COLUMNS.items()}
 

@@ -42,6 +42,11 @@ class Layout:
         name = f"{recording.key}_space-{recording.space}_atlas-{self.atlas}{more}_{suffix}{extension}"
         return self.folder(recording.subject, recording.session) / "func" / name
 
+    def figure(self, recording: Recording, what: str, extension: str) -> Path:
+        """Return the path of a picture of a recording, ``figures/<source>_space-S_atlas-A_<what><extension>``."""
+        name = self.derivative(recording, what, extension).name
+        return self.folder(recording.subject, recording.session) / "figures" / name
+
     def prediction(self, subject: str, session: str | None, session_key: str, extension: str) -> Path:
         """Return the path of a session's prediction."""
         return self.folder(subject, session) / "func" / f"{session_key}_desc-fmmtc_prediction{extension}"
@@ -136,6 +141,17 @@ def write_array(path: Path, columns: Sequence[str], values: NDArray[np.floating[
     if np.isnan(values).any():
         lines = ["\t".join(MISSING if v == "nan" else v for v in line.split("\t")) for line in lines]
     write_text(path, "\t".join(columns) + "\n" + "\n".join(lines) + "\n")
+
+
+def write_grey(path: Path, levels: NDArray[np.uint8]) -> None:
+    """Write grey levels (H, W) as PNG, lossless; no time or program is named in it."""
+    from io import BytesIO  # noqa: PLC0415
+
+    from PIL import Image  # noqa: PLC0415
+
+    data = BytesIO()
+    Image.fromarray(np.ascontiguousarray(levels)).save(data, "png")
+    write_bytes(path, data.getvalue())
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

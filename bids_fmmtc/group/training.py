@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -24,7 +25,7 @@ from bids_fmmtc.learning.novelty import FEWEST, Novelty, embedding
 from bids_fmmtc.learning.save import save_bundle
 from bids_fmmtc.learning.verdict import PRIMARY
 from bids_fmmtc.settings import Settings
-from bids_fmmtc.types import Cohort
+from bids_fmmtc.types import Cohort, Float64
 
 CLASSES = ("non-responder", "responder")
 PRIVATE = ("--participant-label", "--explain", "-w", "--work-dir")
@@ -54,6 +55,7 @@ def write_bundle(study: Study, final: Final, evaluation: Mapping[str, Any], sett
     parts = final.fitted.head()
     # One quantile set for all repeats: a person's repeats are averaged first, as a person counts once.
     p = np.mean([probabilities(scores, settled.calibration) for scores in settled.scores], axis=0)
+    facts = _facts(study, final, evaluation, settings.command) | {"out_of_fold": _histogram(p, cohort.y)}
     conformal = fit_conformal(p, cohort.y, settings.group.error_rate)
     return save_bundle(
         study.folder / BUNDLE,
@@ -65,7 +67,7 @@ def write_bundle(study: Study, final: Final, evaluation: Mapping[str, Any], sett
         calibration=settled.calibration,
         conformal=conformal,
         reference=fit_reference([quality for runs in cohort.quality for quality in runs]),
-        card=trained_card(_facts(study, final, evaluation, settings.command)),
+        card=trained_card(facts),
         encoders={
             m.name: EncoderReference(m.weights_sha256) for m in study.recipe.modalities if m.weights_sha256 is not None
         },
@@ -73,6 +75,16 @@ def write_bundle(study: Study, final: Final, evaluation: Mapping[str, Any], sett
         novelty=_novelty(cohort),
         overwrite=True,
     )
+
+
+def _histogram(p: Float64, y: Float64) -> dict[str, dict[str, int]]:
+    """Count out-of-fold probabilities (N,) by class in ten ranges: a patient can be placed, and nobody be found."""
+    edges = np.linspace(0, 1, 11)
+    counts = {name: np.histogram(p[y == i], edges)[0] for i, name in enumerate(CLASSES)}
+    return {
+        f"{low:.1f} to {high:.1f}": {name: int(of[i]) for name, of in counts.items()}
+        for i, (low, high) in enumerate(itertools.pairwise(edges))
+    }
 
 
 def public_command(command: str) -> str:

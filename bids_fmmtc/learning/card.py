@@ -25,6 +25,7 @@ SECTIONS = {
     "findings": "What the evaluation found",
     "metrics": "Performance, out of fold",
     "baselines": "Beside it, in the same folds",
+    "out_of_fold": "Probabilities of the people learnt from, out of fold",
     "external": "On other cohorts, untouched",
     "protocol": "Protocol",
     "software": "Software",
@@ -36,7 +37,7 @@ REQUIRED = (
     *("title", "datasets", "classes", "outcome", "findings", "metrics", "baselines", "protocol", "software"),
     COMMAND,
 )
-OPTIONAL = ("sites", "ages", "arms", "external", "version", "demo")
+OPTIONAL = ("sites", "ages", "arms", "external", "out_of_fold", "version", "demo")
 OLDEST = 89.0
 """Years; greater ages could tell who a person is and are not shown, as BIDS advises."""
 DEEPEST = 4  # lists below lists; what lies deeper is shown as JSON
@@ -57,7 +58,7 @@ def trained_card(facts: Mapping[str, Any]) -> dict[str, Any]:
         ``metrics`` (name -> ``value``, ``low``, ``high``); ``baselines`` (name -> metrics); ``protocol`` and
         ``software`` (anything JSON); ``training_command``. Where they are known: ``sites`` (name -> number of
         people), ``ages`` (years, NaN where missing), ``arms`` (names of the arms learnt from), ``external`` (cohort
-        -> metrics), ``version``, ``demo``.
+        -> metrics), ``out_of_fold`` (range of probability -> class -> number of sessions), ``version``, ``demo``.
 
     Raises
     ------
@@ -71,7 +72,7 @@ def trained_card(facts: Mapping[str, Any]) -> dict[str, Any]:
     if len(facts["classes"]) != 2:
         raise BundleError(f"model card: expected two classes, found {list(facts['classes'])}.")
     card = {name: facts[name] for name in ("title", "outcome", "findings", "metrics", "baselines", "protocol")}
-    more = {name: facts[name] for name in ("external", "version") if facts.get(name)}
+    more = {name: facts[name] for name in ("external", "out_of_fold", "version") if facts.get(name)}
     return card | {
         "demo": bool(facts.get("demo", False)),
         "data": _data(facts),

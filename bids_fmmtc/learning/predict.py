@@ -88,7 +88,8 @@ class Predictor:
         logits = np.concatenate([self._logits(run) for run in features])
         per_window = calibrated(logits, bundle.calibration)
         probability = float(calibrated(pooled(logits), bundle.calibration)[0])
-        found = sorted(self._reference_flags(features))
+        distances = self.distances(features)
+        found = sorted(self._reference_flags(features, distances))
         added = (("recipe_differs", differs), ("demo_model", bundle.demo))
         conformal = bundle.conformal
         return Prediction(
@@ -102,6 +103,7 @@ class Predictor:
             else prediction_set(probability, bundle.classes, conformal, bundle.threshold),
             flags=tuple(dict.fromkeys((*flags, *found, *(flag for flag, so in added if so)))),
             digest=bundle.digest,
+            reference=self._position(features, distances),
         )
 
     def distances(self, features: Sequence[Features]) -> dict[str, float]:
@@ -115,9 +117,16 @@ class Predictor:
             for name, novelty in self._novelty.items()
         }
 
-    def _reference_flags(self, features: Sequence[Features]) -> set[str]:
+    def _position(self, features: Sequence[Features], distances: Mapping[str, float]) -> dict[str, dict[str, Any]]:
+        """Return what was found of each entry of the reference, beside its limits."""
+        reference = self.bundle.reference or {}
+        of_session = {name: [float(f"{value:.6g}")] for name, value in distances.items()}
+        of_runs = {name: [run.quality.get(name) for run in features] for name in reference}
+        return {name: {"found": of_session.get(name, of_runs[name]), **limits} for name, limits in reference.items()}
+
+    def _reference_flags(self, features: Sequence[Features], distances: Mapping[str, float]) -> set[str]:
         """Return what the reference has to say, of each run by its quality and of the session by its embeddings."""
-        reference, distances = self.bundle.reference or {}, self.distances(features)
+        reference = self.bundle.reference or {}
         of_runs = {name: limits for name, limits in reference.items() if name not in distances}
         of_session = {name: reference[name] for name in distances}
         found = {flag for run in features for flag in reference_flags(run.quality, of_runs)}

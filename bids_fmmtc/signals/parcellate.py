@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 
 from bids_fmmtc.errors import ImageError
 from bids_fmmtc.signals.atlas import LabelGrid
-from bids_fmmtc.types import RoiSeries
+from bids_fmmtc.types import Float32, RoiSeries
 
 TSNR_VOXELS = 8192  # temporal SNR is the median over this many voxels, evenly spread over the labelled ones
+CARPET_VOXELS = 400  # of these are kept over time, for a picture: 0.5 MB for 300 frames
 READ_AHEAD = 1 << 20
 VOXEL_MM = (0.3, 30.0)  # an affine in metres or micrometres would make the atlas a grid of no size or of any
 _FETCH_AGAIN = "Copy or fetch the file again, or re-run fMRIPrep for this recording."
@@ -58,12 +59,24 @@ class Parcellated:
     """Parcel series of a recording and what else one pass over it tells.
 
     ``n_voxels`` (R,) are the voxels with signal each mean was taken over; ``tsnr`` is the median over voxels of
-    temporal mean divided by temporal standard deviation.
+    temporal mean divided by temporal standard deviation. ``sample`` is None where there was no image.
     """
 
     series: RoiSeries
     n_voxels: NDArray[np.int64]
     tsnr: float
+    sample: Sample | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Voxels evenly spread over the labelled ones, parcel by parcel.
+
+    ``values`` (V, T) float32 in the image's units; ``parcels`` (V,) their parcels, counted from 0.
+    """
+
+    values: Float32
+    parcels: NDArray[np.intp]
 
 
 def read_header(path: Path) -> Header:
@@ -220,7 +233,7 @@ def parcellate(
     # A parcel with a frame that has no finite voxel at all has a hole no later step could carry.
     lost = (counts == 0) | (coverage < least_coverage) | np.isnan(values).any(axis=0)
     values[:, lost] = np.nan
-    return Parcellated(RoiSeries(values, coverage, repetition_time), counts, sums.tsnr())
+    return Parcellated(RoiSeries(values, coverage, repetition_time), counts, sums.tsnr(), sums.sample())
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +279,8 @@ class _Accumulator:
         self._step = max(1, n // TSNR_VOXELS)
         m = len(range(0, n, self._step))
         self._first, self._sum, self._square, self._t = np.zeros(m), np.zeros(m), np.zeros(m), 0
+        self._shown = np.linspace(0, m - 1, min(m, CARPET_VOXELS)).astype(np.intp)
+        self._carpet = np.empty((header.shape[3], len(self._shown)), np.float32)
 
     def add(self, volume: NDArray[Any]) -> None:
         """Take in the next volume (X * Y * Z,) of raw values."""
@@ -278,7 +293,9 @@ class _Accumulator:
         if not self._complete:
             self._signal |= (values != self._zero) & np.isfinite(values)
             self._complete = bool(self._signal.all())
-        self._sample(values[:: self._step])
+        sampled = values[:: self._step]
+        self._sample(sampled)
+        self._carpet[self._t] = sampled[self._shown]
         self._t += 1
 
     def _add_without_nan(self, values: NDArray[Any]) -> None:
@@ -309,6 +326,14 @@ class _Accumulator:
         with np.errstate(invalid="ignore", divide="ignore"):
             means = np.where(counts > 0, sums / counts * self._slope + self._intercept, np.nan)
         return means, n_voxels
+
+    def sample(self) -> Sample:
+        """Return the voxels kept over time, without those that never held signal."""
+        places = self._shown * self._step
+        kept = self._signal[places]
+        parcel = np.searchsorted(self._voxels.starts, places[kept], side="right") - 1
+        values = (self._carpet.T[kept] * self._slope + self._intercept).astype(np.float32)
+        return Sample(values, self._voxels.rows[parcel])
 
     def tsnr(self) -> float:
         """Return the median over sampled voxels of temporal mean over temporal standard deviation."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bids_fmmtc.signals.denoise import Cleaned, Confounds
 from bids_fmmtc.signals.parcellate import Parcellated
 from bids_fmmtc.signals.windows import Frames
+from bids_fmmtc.types import RoiSeries
 
 HIGH_MOTION_MM = 0.5  # mean framewise displacement
 FEW_MINUTES = 5.0  # functional connectivity of an individual is unreliable below
@@ -111,6 +112,32 @@ def measure(
     }
     numbers["flags"] = [name for name, raised in FLAGS.items() if raised(numbers)]
     return numbers
+
+
+def frame_table(
+    series: RoiSeries, cleaned: Cleaned, confounds: Confounds | None, repetition_time: float
+) -> dict[str, NDArray[Any]]:
+    """Return what is known of each frame, (T,) each: the columns of `FRAME_COLUMNS`.
+
+    A table of motion that is longer than the series (imported ones lack frames) cannot be put beside them: NaN.
+    """
+    n = len(series.values)
+    known = ~np.isnan(series.values)
+    total = np.where(known, series.values, 0).sum(axis=1, dtype=np.float64)
+    n_known = known.sum(axis=1)
+    state = np.where(cleaned.keep, "used", "censored")
+    state[: cleaned.n_dropped] = "dropped"
+    return {
+        "onset": np.arange(n) * repetition_time,
+        "framewise_displacement": _column(None if confounds is None else confounds.framewise_displacement, n),
+        "std_dvars": _column(None if confounds is None else confounds.column("std_dvars"), n),
+        "mean_signal": np.where(n_known > 0, total / np.maximum(n_known, 1), np.nan),
+        "status": state,
+    }
+
+
+def _column(values: NDArray[np.float64] | None, n: int) -> NDArray[np.float64]:
+    return np.full(n, np.nan) if values is None or len(values) != n else values
 
 
 def _reduce(how: Callable[[NDArray[np.float64]], Any], column: NDArray[np.float64] | None, used: slice) -> float | None:

@@ -22,8 +22,8 @@ from bids_fmmtc.errors import ConfoundsError, CoverageError, ImageError, Repetit
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.signals.atlas import LabelGrid, labels_on_grid
 from bids_fmmtc.signals.denoise import Cleaned, Confounds, check_limits, denoise, read_confounds
-from bids_fmmtc.signals.parcellate import Header, Parcellated, parcellate, read_header
-from bids_fmmtc.signals.quality import measure
+from bids_fmmtc.signals.parcellate import Header, Parcellated, Sample, parcellate, read_header
+from bids_fmmtc.signals.quality import frame_table, measure
 from bids_fmmtc.signals.spaces import Placement, place
 from bids_fmmtc.signals.windows import Frames, cut, scale
 from bids_fmmtc.types import Atlas, Float32, Int32, Recording, RoiSeries
@@ -55,6 +55,7 @@ class Opened(ABC):
     """
 
     recipe: Recipe
+    confounds: Confounds | None
 
     @property
     @abstractmethod
@@ -85,6 +86,16 @@ class Opened(ABC):
     @abstractmethod
     def quality(self) -> dict[str, Any]:
         """Quality numbers and flags."""
+
+    @property
+    def frame_table(self) -> dict[str, NDArray[Any]]:
+        """What is known of each frame, dropped and censored ones too; see `quality.frame_table`."""
+        return frame_table(self.series, self.cleaned, self.confounds, self.repetition_time)
+
+    @property
+    def sample(self) -> Sample | None:
+        """Voxels over time, for a picture; None where series did not come from an image."""
+        return None
 
     @cached_property
     def cut(self) -> Frames:
@@ -187,7 +198,7 @@ class Source(Opened):
         return data
 
     @cached_property
-    def confounds(self) -> Confounds | None:
+    def confounds(self) -> Confounds | None:  # type: ignore[override]  # read when first asked for
         """The confounds table, or None when there is none and the recipe allows that."""
         path = self.recording.confounds
         if path is None:
@@ -216,6 +227,11 @@ class Source(Opened):
             "time.",
         )
         return raw
+
+    @property
+    def sample(self) -> Sample | None:
+        """Voxels over time, for a picture."""
+        return self.raw.sample
 
     @property
     def series(self) -> RoiSeries:

@@ -1,5 +1,6 @@
 """``scans.tsv``: every recording has a row, and no row outlives what it tells of."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -86,8 +87,16 @@ def test_features_do_not_outlive_a_failure(layout, write):
     write([ok(one.key)], one)
     arrays = layout.derivative(one, "features", ".safetensors")
     arrays.touch()
+    picture, strange = layout.figure(one, "carpet", ".png"), layout.root / "sub-01" / "mine.png"
+    picture.parent.mkdir()
+    for path in (picture, strange):
+        path.touch()
+    record = arrays.with_suffix(".json")
+    record.write_text(json.dumps({"Outputs": [layout.relative(picture), layout.relative(strange)]}))
     write([failed(one.key)], one)
     assert not arrays.exists()
+    assert not picture.exists()
+    assert strange.exists()  # nothing but what lies where this program writes
 
 
 @pytest.mark.parametrize("session", [None, "a"])

@@ -9,7 +9,14 @@ import pytest
 
 from bids_fmmtc.dataset import sidecars
 from bids_fmmtc.dataset.describe import atlas_image
-from bids_fmmtc.dataset.sidecars import PREDICTION_COLUMNS, QUALITY_COLUMNS, SCANS_COLUMNS, Context, Links
+from bids_fmmtc.dataset.sidecars import (
+    FRAME_COLUMNS,
+    PREDICTION_COLUMNS,
+    QUALITY_COLUMNS,
+    SCANS_COLUMNS,
+    Context,
+    Links,
+)
 from bids_fmmtc.recipe import Denoising, Recipe
 from bids_fmmtc.types import Atlas, Prediction, Recording
 
@@ -75,6 +82,8 @@ def test_matrix_coverage_and_features():
     assert (record["Status"], record["FeaturesSHA256"], record["Quality"]) == ("ok", "sha", QUALITY)
     assert record["Modalities"] == {"fc": {"Shape": [3, 3]}}
     assert storable(sidecars.failed_record("k", "image", "why"))["Status"] == "failed"
+    assert set(storable(sidecars.frames_sidecar(ABOUT))) >= set(FRAME_COLUMNS)
+    assert storable(sidecars.carpet_sidecar(ABOUT, [0, 0, 3], 2.5))["RowParcels"] == [0, 0, 3]
 
 
 @pytest.mark.parametrize("target", [0.72, 2.0])
@@ -148,7 +157,7 @@ def test_a_failed_session_keeps_a_row():
     assert sidecars.prediction_row("01", None, None, [], "why") == {"participant_id": "sub-01", "fmmtc_qc": "why"}
 
 
-@pytest.mark.parametrize("columns", [QUALITY_COLUMNS, SCANS_COLUMNS, PREDICTION_COLUMNS])
+@pytest.mark.parametrize("columns", [QUALITY_COLUMNS, SCANS_COLUMNS, PREDICTION_COLUMNS, FRAME_COLUMNS])
 def test_every_column_is_described(columns):
     assert all(c["Description"] for c in columns.values())
 

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 from bids_fmmtc.dataset import store
 from bids_fmmtc.dataset.store import (
@@ -25,6 +26,7 @@ from bids_fmmtc.dataset.store import (
     write_array,
     write_bytes,
     write_features,
+    write_grey,
     write_json,
     write_table,
 )
@@ -171,6 +173,16 @@ def test_a_table_has_one_line_a_row_whatever_is_in_it(tmp_path):
     text = (tmp_path / "t.tsv").read_text(encoding="utf-8")
     assert text == 'a\tb\nquo"te\ttwo lines\nn/a\té\n'
     assert [r["b"] for r in read_table(tmp_path / "t.tsv")] == ["two lines", "é"]
+
+
+def test_grey_levels_come_back_and_are_the_same_bytes_each_time(tmp_path):
+    levels = np.random.default_rng(0).integers(0, 256, (40, 70)).astype(np.uint8)
+    for name in ("a.png", "b.png"):
+        write_grey(tmp_path / name, levels)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with Image.open(tmp_path / "a.png") as found:
+        assert (found.format, found.mode) == ("PNG", "L")
+        np.testing.assert_array_equal(np.asarray(found), levels)
 
 
 def test_json_keeps_order_and_refuses_nan(tmp_path):

@@ -53,6 +53,9 @@ def test_the_card_tells_who_what_and_how_well(trained):
     for text in ("23 people", "Sites: ", "Age 4", "auroc", "Not validated elsewhere", "base rate"):
         assert text in card
     assert bundle.card["demo"] is False
+    counts = bundle.card["out_of_fold"]
+    assert len(counts) == 10
+    assert sum(sum(of.values()) for of in counts.values()) == 23
     assert bundle.conformal["alpha"] == 0.2
     assert np.isfinite(bundle.threshold)
 

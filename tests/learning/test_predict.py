@@ -71,6 +71,7 @@ def test_flags_and_missing_conformal(plain):
     prediction = Predictor(bundle).predict("s", runs, flags=("z", "demo_model"))
     assert prediction.flags == ("z", "demo_model", "outside_reference:tsnr", "unknown:tsnr")
     assert prediction.prediction_set is None
+    assert prediction.reference == {"tsnr": {"found": [5, None, 5], **bundle.reference["tsnr"]}}
     assert Predictor(dataclasses.replace(bundle, reference=None)).predict("s", runs).flags == ("demo_model",)
 
 
@@ -170,7 +171,12 @@ def test_distances_are_of_the_session_and_flagged_beyond_their_limit(saved):
     assert list(found) == ["embedding_brainlm", "embedding_fc"]
     assert found["embedding_brainlm"] == pytest.approx(0, abs=1e-5)
     assert found["embedding_fc"] > 1  # the diagonal is not what training saw
-    assert predictor.predict("s", [near(saved)]).flags == ("outside_reference:embedding_fc",)
+    judged = predictor.predict("s", [near(saved)])
+    assert judged.flags == ("outside_reference:embedding_fc",)
+    assert judged.reference["embedding_fc"] == {
+        "found": [pytest.approx(found["embedding_fc"], rel=1e-5)],
+        "high": 1.0,
+    }
     middle = near(saved).arrays["brainlm"][:1]
     apart = [near(saved, brainlm=middle.repeat(2, 0) + sign * 100) for sign in (-1, 1)]
     assert "outside_reference:embedding_brainlm" in predictor.predict("s", apart[:1]).flags

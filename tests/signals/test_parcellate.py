@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bids_fmmtc.errors import ImageError
-from bids_fmmtc.signals.parcellate import _Accumulator, _Voxels, frames, parcellate, read_header
+from bids_fmmtc.signals.parcellate import CARPET_VOXELS, _Accumulator, _Voxels, frames, parcellate, read_header
 
 DTYPES = ("u1", "i2", "u2", "i4", "f4", "f8")
 
@@ -239,6 +239,21 @@ def test_tsnr_is_the_median_over_labelled_voxels(write_bold, grid_of, brain, slo
     data = data[data.std(axis=1) > 0]
     expected = np.median(np.abs(data.mean(axis=1)) / data.std(axis=1))
     assert parcellate(read_header(path), grid_of(labels), None, 2.0).tsnr == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("slope", [np.nan, 0.5])
+def test_the_sample_is_voxels_of_the_image_and_of_their_parcels(write_bold, grid_of, brain, slope):
+    _, labels, raw = brain
+    raw[:, 0] = 0  # never any signal: not shown
+    path = write_bold(raw, slope=slope, inter=0.0)
+    sample = parcellate(read_header(path), grid_of(labels), None, 2.0).sample
+    data = nib.load(path).get_fdata(dtype=np.float32)
+    assert 50 < len(sample.values) == len(sample.parcels) <= CARPET_VOXELS
+    assert (np.diff(sample.parcels) >= 0).all()
+    assert set(sample.parcels) == set(labels[(labels > 0) & (data != 0).any(axis=3)] - 1)
+    for values, parcel in zip(sample.values, sample.parcels, strict=True):
+        own = data[labels == parcel + 1]
+        assert (np.abs(own - values).max(axis=1) < 1e-3).any()
 
 
 def test_five_dimensions_with_a_single_fourth(write_bold, grid_of, brain):

@@ -5,7 +5,7 @@ import pytest
 
 from bids_fmmtc.signals.denoise import Cleaned, Confounds
 from bids_fmmtc.signals.parcellate import Parcellated
-from bids_fmmtc.signals.quality import BY_POSITION_DESPITE_NAMES, FLAGS, IMPORTED, measure
+from bids_fmmtc.signals.quality import BY_POSITION_DESPITE_NAMES, FLAGS, IMPORTED, frame_table, measure
 from bids_fmmtc.signals.windows import Frames
 from bids_fmmtc.types import RoiSeries
 
@@ -146,3 +146,25 @@ def test_every_number_is_strict_json(change):
     q = facts(**change)
     assert json.loads(json.dumps(q, allow_nan=False)) == q
     assert all(v is None or type(v) in (int, float, bool, str, list) for v in q.values())
+
+
+def test_every_frame_has_a_row():
+    values = np.arange(12, dtype=np.float32).reshape(6, 2)
+    values[4] = np.nan
+    keep = np.array([False, True, True, False, False, True])
+    cleaned = Cleaned(values, keep, 1, 2, ())
+    table = Confounds("x", ("framewise_displacement",), np.linspace(0, 0.5, 6)[:, None])
+    found = frame_table(RoiSeries(values, np.ones(2, np.float32), 2.5), cleaned, table, 2.5)
+    assert found["onset"].tolist() == [0, 2.5, 5, 7.5, 10, 12.5]
+    assert found["status"].tolist() == ["dropped", "used", "used", "censored", "censored", "used"]
+    np.testing.assert_allclose(found["framewise_displacement"], np.linspace(0, 0.5, 6))
+    assert np.isnan(found["std_dvars"]).all()
+    np.testing.assert_array_equal(found["mean_signal"], [0.5, 2.5, 4.5, 6.5, np.nan, 10.5])
+
+
+def test_motion_of_other_frames_is_not_put_beside_them():
+    values = np.ones((6, 2), np.float32)
+    cleaned = Cleaned(values, np.ones(6, bool), 0, 0, ())
+    for confounds in (None, Confounds("x", ("framewise_displacement",), np.ones((8, 1)))):
+        found = frame_table(RoiSeries(values, np.ones(2, np.float32), 2.0), cleaned, confounds, 2.0)
+        assert np.isnan(found["framewise_displacement"]).all()
