@@ -56,6 +56,7 @@ ENV PATH=/opt/bids_fmmtc/bin:/usr/local/bin:/usr/local/sbin:/usr/sbin:/usr/bin:/
     HF_HUB_OFFLINE=1 \
     HF_HUB_DISABLE_TELEMETRY=1 \
     HF_HOME=/tmp/huggingface \
+    MPLCONFIGDIR=/tmp/matplotlib \
     NO_ET=1 \
     NIPYPE_NO_ET=1 \
     NIPYPE_CONFIG_DIR=/tmp/nipype \

@@ -49,7 +49,7 @@ _OFFLINE = {
     "TEMPLATEFLOW_AUTOUPDATE": "off",
 }
 # cuBLAS is repeatable only with a workspace of fixed size, which must be set before CUDA starts.
-_REPEATABLE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+_REPEATABLE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "MPLBACKEND": "Agg"}
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -111,6 +111,9 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
         "--repetition-time", type=_seconds, metavar="S", help="of --timeseries, in s, where no sidecar tells it"
     )
     group.add_argument("--dry-run", action="store_true", help="print what would run and why not; write nothing")
+    group.add_argument(
+        "--reports-only", action="store_true", help="draw the pages again from what is in output_dir; compute nothing"
+    )
     group.add_argument("--skip-bids-validation", action="store_true", help="accepted; input is not validated anyway")
 
 
@@ -138,7 +141,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="recorded, and given to torch; this level draws nothing at random that the recipe does not seed",
+        help="of folds, bootstraps and permutations (group); recorded, and given to torch",
     )
 
 
@@ -229,6 +232,7 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Settings:
         plugin_file=options.nipype_plugin_file,
         stop_on_first_crash=options.stop_on_first_crash,
         dry_run=options.dry_run,
+        reports_only=options.reports_only,
         seed=options.random_seed,
         verbose=options.verbose,
         resources=resource_dirs(environ),

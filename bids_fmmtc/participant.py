@@ -13,6 +13,7 @@ from typing import Any
 
 from bids_fmmtc.dataset.scans import session_key, write_scans
 from bids_fmmtc.dataset.store import write_json
+from bids_fmmtc.pages import draw_participant
 from bids_fmmtc.recording import Workplace, guarded, process_recording
 from bids_fmmtc.session import process_session, write_prediction
 from bids_fmmtc.settings import Task, failure_to_json
@@ -55,6 +56,7 @@ def process_subject(task: Task, save: Callable[[Mapping[str, Any]], None]) -> di
     )
     if isinstance(trouble, Failure):
         rows[trouble.key] = _row(trouble.key, trouble)
+    _draw_page(place, rows)
     report = _report(place, rows, judged, complete=True)
     save(report)
     return report
@@ -86,6 +88,7 @@ def record_lost(task: Task, report: Mapping[str, Any], failure: Failure) -> dict
     trouble = guarded(f"sub-{task.subject}", "write", place, lambda: write_scans(task, rows, place.layout))
     if isinstance(trouble, Failure):
         rows.append(_row(trouble.key, trouble))
+    _draw_page(place, {row["key"]: row for row in rows})
     return {
         "subject": task.subject,
         "recordings": rows,
@@ -93,6 +96,16 @@ def record_lost(task: Task, report: Mapping[str, Any], failure: Failure) -> dict
         "outputs": sorted({*report.get("outputs", []), *place.outputs}),
         "complete": False,
     }
+
+
+def _draw_page(place: Workplace, rows: dict[str, dict[str, Any]]) -> None:
+    """Draw the participant's page from what is written by now; a page that cannot be drawn costs nothing but itself."""
+    key = f"sub-{place.task.subject}"
+    page = guarded(key, "report", place, lambda: draw_participant(place.layout.root, place.task.subject))
+    if isinstance(page, Failure):
+        rows.setdefault(key, _row(key, page))
+    else:
+        place.wrote(page)
 
 
 def _sessions(task: Task) -> dict[str, list[Recording]]:

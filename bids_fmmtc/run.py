@@ -33,6 +33,7 @@ from bids_fmmtc.dataset.folders import find_derivatives
 from bids_fmmtc.dataset.series import SeriesQuery, read_series_filters, select_series
 from bids_fmmtc.dataset.store import Layout, read_record, remove, write_json, write_table
 from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError, MissingInputError, UsageError
+from bids_fmmtc.pages import redraw
 from bids_fmmtc.plan import Imported, Plan, find_imported, outline, resolve
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.settings import Settings, Task
@@ -306,6 +307,8 @@ def run_participant_level(settings: Settings) -> int:
     FmmtcError
         What stops a run before any recording is read.
     """
+    if settings.reports_only:
+        return redraw(settings)
     if settings.dry_run:
         return _dry_run(settings)
     return EXIT_FAILURE if _process(settings) else EXIT_OK

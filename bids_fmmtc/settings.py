@@ -88,6 +88,7 @@ class Settings:
     plugin_file: Path | None = None
     stop_on_first_crash: bool = False
     dry_run: bool = False
+    reports_only: bool = False
     seed: int = 0
     verbose: int = 0
     resources: tuple[Path, ...] = ()

@@ -420,6 +420,6 @@ def test_where_nothing_was_ever_made_it_says_what_to_run(root, capsys):
     assert not (root / "never").exists()
     (root / "never").mkdir()
     refused(capsys, line, 16, "holds no features", "Run bids_fmmtc first")
-    for path in (root / "out").glob("sub-*"):
+    for path in (root / "out").glob("sub-*/"):
         shutil.rmtree(path)
     refused(capsys, small_words(root), 66, "there are no features", "Run the participant level first")

@@ -57,7 +57,7 @@ def test_the_child_process_imports_only_what_the_recipe_needs(task, tmp_path):
     task_file.write_text(json.dumps(task.to_json()))
     code = (
         "import sys; from bids_fmmtc.participant import main; main(sys.argv[1:]);"
-        "heavy = {'torch', 'nilearn', 'transformers', 'sklearn', 'pandas', 'bids', 'nipype', 'matplotlib'};"
+        "heavy = {'torch', 'nilearn', 'transformers', 'sklearn', 'pandas', 'bids', 'nipype', 'matplotlib.pyplot'};"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(

@@ -272,7 +272,7 @@ def test_an_import_writes_what_an_image_does_and_says_so(imported):
     assert row["quality"]["mean_fd"] == pytest.approx(3 * 0.5 / 260, rel=1e-5)
     func = imported.output / "sub-01" / "func"
     stem = "sub-01_task-rest_space-unknown_atlas-Demo"
-    assert len([name for name in report["outputs"] if "_scans." not in name]) == 10  # a picture needs an image
+    assert len([name for name in report["outputs"] if "_scans." not in name]) == 11  # a picture needs an image
     sidecar = json.loads((func / f"{stem}_timeseries.json").read_text())
     assert sidecar["Sources"][:3] == [
         f"bids:series:sub-01_task-rest_{n}.tsv" for n in ("timeseries", "motion", "outliers")

@@ -28,14 +28,16 @@ MAY_IMPORT = {
     "signals": FOUNDATION,
     "modalities": FOUNDATION | {"signals"},
     "learning": FOUNDATION | {"signals", "modalities"},
+    "report": FOUNDATION | {"dataset"},
     "plan": CORE | {"resources"},
     "recording": CORE,
     "session": CORE | {"recording"},
-    "participant": CORE | {"recording", "session"},
+    "pages": {"errors", "settings", "dataset", "report"},
+    "participant": CORE | {"recording", "session", "pages"},
     "workflow": CORE | {"participant"},
     "console": FOUNDATION | {"settings", "dataset", "workflow"},
-    "run": CORE | {"resources", "plan", "recording", "participant", "console", "workflow"},
-    "group": CORE | {"plan", "recording", "participant", "run"},
+    "run": CORE | {"resources", "plan", "recording", "participant", "pages", "console", "workflow"},
+    "group": CORE | {"plan", "recording", "participant", "pages", "run"},
     "group_options": {"errors", "settings"},
     # By name, after parsing: LEVELS.
     "cli": FOUNDATION | {"settings", "resources", "group_options", "run", "group"},
@@ -53,6 +55,9 @@ ONLY_IN = {
     "argparse": ("cli.py", "group_options.py", "fetch.py", "demo.py"),
     "captum": ("learning/explain.py",),
     "statsmodels": ("learning/trial.py",),
+    "matplotlib": ("report/",),
+    "jinja2": ("report/",),
+    "markupsafe": ("report/",),
     "torch": (
         "modalities/brainlm.py",
         "modalities/numerics.py",
@@ -62,7 +67,7 @@ ONLY_IN = {
         "run.py",
     ),
     "transformers": ("learning/head.py",),
-    "nilearn": ("signals/denoise.py", "synthetic.py"),
+    "nilearn": ("signals/denoise.py", "synthetic.py", "report/"),
     "pooch": ("resources/download.py",),
     "huggingface_hub": ("resources/download.py",),
     "templateflow": ("resources/download.py",),
@@ -103,6 +108,7 @@ WITHOUT_TESTS = {
     "signals/__init__.py": "empty",
     "learning/__init__.py": "empty",
     "group/__init__.py": "empty",
+    "report/__init__.py": "empty",
 }
 
 

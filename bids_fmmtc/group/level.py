@@ -15,6 +15,7 @@ from bids_fmmtc.dataset.records import common_recipe, gather
 from bids_fmmtc.dataset.tables import dataset_roots
 from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError
 from bids_fmmtc.learning.verdict import verdicts
+from bids_fmmtc.pages import draw_results, redraw
 from bids_fmmtc.participant import steady_torch
 from bids_fmmtc.run import import_series, name_datasets, refuse_writing_into, run_participant_level, work_folder
 from bids_fmmtc.settings import Settings
@@ -36,6 +37,8 @@ def run_group_level(settings: Settings) -> int:
     FmmtcError
         Whatever makes the features or the outcome unusable.
     """
+    if settings.reports_only:
+        return redraw(settings)
     if settings.dry_run:
         return _dry_run(settings)
     failed = import_series(settings) if settings.timeseries is not None else 0
@@ -48,6 +51,7 @@ def run_group_level(settings: Settings) -> int:
     _tell(summary)
     if settings.group.outcome is None:
         log.info("No --outcome was given: what is there was gathered, nothing was trained.")
+        failed += draw_results(settings.output_dir, None)
     else:
         failed += _analyse(settings)
     return EXIT_FAILURE if failed else EXIT_OK
@@ -118,7 +122,8 @@ def _analyse(settings: Settings) -> int:
         evaluation["verdicts"] = verdicts(evaluation)
         results.write_evaluation(study, evaluation, settings.command)
     results.tell(study, evaluation)
-    return _failures({name: evaluation[name] for name in parts})
+    undrawn = draw_results(settings.output_dir, study.folder)
+    return undrawn + _failures({name: evaluation[name] for name in parts})
 
 
 def _parts(

@@ -135,7 +135,7 @@ def _facts(study: Study, final: Final, evaluation: Mapping[str, Any], command: s
         "protocol": {**evaluation["scheme"], "setting of the final model": final.setting},
         "software": {
             "bids_fmmtc": __version__,
-            **{name: version(name) for name in ("numpy", "scipy", "scikit-learn", "torch")},
+            **{name: version(name) for name in ("numpy", "scipy", "scikit-learn", "torch", "captum", "statsmodels")},
         },
         "training_command": public_command(command),
         "demo": study.demo,

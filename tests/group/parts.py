@@ -4,6 +4,7 @@ import json
 import shutil
 
 import numpy as np
+import pytest
 
 from bids_fmmtc.cli import parse
 from bids_fmmtc.dataset.describe import prepare_dataset
@@ -62,7 +63,7 @@ def write_inputs(root, n=24, broken=(), start=0):
 
 
 def make_features(root, *words):
-    """Run the participant steps on `write_inputs`, in this process; returns the output dataset."""
+    """Run the participant steps on `write_inputs`, in this process, without drawing; returns the output dataset."""
     given = [str(root / "bids"), str(root / "out"), "participant", "--timeseries", str(root / "series")]
     given += [
         "--atlas",
@@ -78,9 +79,17 @@ def make_features(root, *words):
     selection, links = discover_series(settings, plan.imported)
     layout = Layout(settings.output_dir, plan.atlas.name)
     prepare_dataset(layout, plan.recipe, plan.atlas, links, imported=True)
-    for task in make_tasks(settings, plan, selection, links):
-        process_subject(task, lambda report: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bids_fmmtc.participant.draw_participant", _no_page)  # a second each, and tested elsewhere
+        for task in make_tasks(settings, plan, selection, links):
+            process_subject(task, lambda report: None)
     return settings.output_dir
+
+
+def _no_page(root, label):
+    page = root / f"sub-{label}.html"
+    page.write_text("<!DOCTYPE html><title>x</title>")
+    return page
 
 
 def group_words(root, *words, outcome="responder"):

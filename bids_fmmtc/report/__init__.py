@@ -1,0 +1,1 @@
+"""Figures and pages: reads derivatives, draws, writes one self-contained HTML file each."""

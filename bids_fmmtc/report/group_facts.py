@@ -1,0 +1,279 @@
+"""What a whole output dataset tells: who was found, what came of each, quality, analyses; nothing is drawn here."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bids_fmmtc.dataset.collate import PREDICTIONS, QUALITY
+from bids_fmmtc.dataset.describe import is_demo, own_entry
+from bids_fmmtc.dataset.folders import list_participants
+from bids_fmmtc.dataset.scans import session_key
+from bids_fmmtc.dataset.store import read_record
+from bids_fmmtc.errors import FmmtcError
+from bids_fmmtc.report.analysis_facts import Analysis, mapping, mappings, read_analyses, read_rows, real, word
+
+STATES = ("predicted", "features only", "no prediction", "failed", "missing", "not gathered")
+NOT_GATHERED = "not gathered: run the group level"
+MISSING_ADVICE = "Run the participant level for this participant, or check that its data are where the others are."
+_ID = re.compile(r"sub-[A-Za-z0-9+]+")
+_RECORD = re.compile(r"(.+?)_(?:space|atlas|desc)-.*")
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Means over the usable recordings of a session; frames and minutes are summed. None where not known."""
+
+    mean_fd: float | None = None
+    frames: float | None = None
+    minutes: float | None = None
+    coverage: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """One row of the table of everybody: a session, or a participant of whom there is none.
+
+    ``state`` is one of `STATES`; ``href`` the participant's page, empty where there can be none.
+    """
+
+    key: str
+    participant: str
+    session: str | None
+    task: str | None
+    state: str
+    reason: str
+    flags: tuple[str, ...]
+    probability: float | None
+    sd: float | None
+    decision: str | None
+    threshold: float | None
+    model: str | None
+    quality: Quality
+    href: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Somebody or something without a result: what, and why and what to do as it was written down."""
+
+    participant: str
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Everything that a group page shows.
+
+    Parameters
+    ----------
+    root
+        The output dataset.
+    demo
+        Whether anything in it comes of the demo.
+    sessions
+        Everybody known, one row a session.
+    troubles
+        Failed recordings and missing participants.
+    recordings, failed
+        Numbers of recordings.
+    models
+        What is known of the bundles whose predictions are here.
+    analyses
+        Below ``group``.
+    recipe, recipe_digest, version
+        As ``dataset_description.json`` has them.
+    problems
+        What could not be read, one line each.
+    """
+
+    root: Path
+    demo: bool
+    sessions: tuple[Session, ...]
+    troubles: tuple[Trouble, ...]
+    recordings: int
+    failed: int
+    models: tuple[Mapping[str, Any], ...]
+    analyses: tuple[Analysis, ...]
+    recipe: Mapping[str, Any]
+    recipe_digest: str
+    version: str
+    problems: tuple[str, ...]
+
+    @property
+    def participants(self) -> list[str]:
+        """Everybody known, once."""
+        return list(dict.fromkeys(s.participant for s in self.sessions))
+
+    @property
+    def missing(self) -> list[str]:
+        """Participants of whom there is no output at all."""
+        return [s.participant for s in self.sessions if s.state == "missing"]
+
+    @property
+    def predicted(self) -> list[Session]:
+        """Sessions to which a model was applied."""
+        return [s for s in self.sessions if s.probability is not None]
+
+    @property
+    def flags(self) -> Counter[str]:
+        """Flag -> number of sessions that carry it."""
+        return Counter(flag for s in self.sessions for flag in s.flags)
+
+
+def read_group(root: Path) -> Group:
+    """Read an output dataset of ours; whatever is missing or broken is named in ``problems``."""
+    problems = []
+    predictions, quality = read_rows(root / f"{PREDICTIONS}.tsv"), read_rows(root / f"{QUALITY}.tsv")
+    if predictions is None:
+        problems.append(f"{PREDICTIONS}.tsv is missing or cannot be read. Run the group level to gather everybody.")
+    if quality is None:
+        problems.append(f"{QUALITY}.tsv is missing or cannot be read: quality and failed recordings are not shown.")
+    recordings = [row for row in quality or () if word(row.get("task")) is not None]
+    broken = [row for row in quality or () if row.get("fmmtc_status") == "failed"]
+    by_session: dict[str, list[Mapping[str, str]]] = {}
+    for row in quality or ():
+        by_session.setdefault(session_key(_key(row)), []).append(row)
+    rows = predictions if predictions is not None else _without_table(root)
+    sessions = tuple(_session(root, row, by_session.get(_row_key(row), [])) for row in rows)
+    troubles = [Trouble(row.get("participant_id", ""), _key(row), row.get("fmmtc_reason", "")) for row in broken]
+    troubles += [
+        Trouble(s.participant, "everything", f"{s.reason}. {MISSING_ADVICE}") for s in _of(sessions, "missing")
+    ]
+    troubles += [Trouble(s.participant, s.key, s.reason) for s in _of(sessions, "no prediction")]
+    models = tuple(mappings((read_record(root / f"{PREDICTIONS}.json") or {}).get("Models")))
+    analyses = read_analyses(root)
+    own = mapping(own_entry(read_record(root / "dataset_description.json") or {}))
+    if not own:
+        problems.append("dataset_description.json is missing, or another program made it: the recipe is not known.")
+    demo = is_demo(root) or any(m.get("demo") is True for m in models) or any(a.card.get("demo") for a in analyses)
+    return Group(
+        root=root,
+        demo=bool(demo or any("demo_model" in s.flags for s in sessions)),
+        sessions=sessions,
+        troubles=tuple(troubles),
+        recordings=len(recordings),
+        failed=sum(row.get("fmmtc_status") == "failed" for row in recordings),
+        models=models,
+        analyses=analyses,
+        recipe=mapping(own.get("Recipe")),
+        recipe_digest=str(own.get("ConfigurationHash", "")),
+        version=str(own.get("Version", "")),
+        problems=tuple(problems),
+    )
+
+
+def page_of(root: Path, participant: str) -> str:
+    """Return the link to a participant's page; empty where the label is no label or nothing of them is here."""
+    return f"{participant}.html" if _ID.fullmatch(participant) and (root / f"{participant}.html").is_file() else ""
+
+
+def _of(sessions: Sequence[Session], state: str) -> list[Session]:
+    return [s for s in sessions if s.state == state]
+
+
+def _without_table(root: Path) -> list[dict[str, str]]:
+    """Return a row for each participant's folder, where nobody has gathered yet."""
+    try:
+        labels = list_participants([root])
+    except FmmtcError:
+        return []
+    return [{"participant_id": f"sub-{label}", "fmmtc_qc": NOT_GATHERED} for label in labels]
+
+
+def _key(row: Mapping[str, str]) -> str:
+    """Return the key of a recording from the name of its record."""
+    name = row.get("filename", "").rpartition("/")[2]
+    match = _RECORD.fullmatch(name)
+    return match[1] if match else row.get("participant_id", "")
+
+
+def _row_key(row: Mapping[str, str]) -> str:
+    return word(row.get("fmmtc_key")) or row.get("participant_id", "")
+
+
+def _session(root: Path, row: Mapping[str, str], recordings: Sequence[Mapping[str, str]]) -> Session:
+    probability, qc = real(row.get("fmmtc_probability")), word(row.get("fmmtc_qc")) or ""
+    failed = bool(recordings) and all(each.get("fmmtc_status") == "failed" for each in recordings)
+    state = _state(probability, qc, failed=failed)
+    own = qc if probability is not None and qc != "ok" else ""
+    flags = [each for text in (own, *(r.get("fmmtc_flags") for r in recordings)) for each in _listed(text)]
+    whom = row.get("participant_id", "")
+    return Session(
+        key=_row_key(row),
+        participant=whom,
+        session=word(row.get("session_id")),
+        task=word(row.get("task")),
+        state=state,
+        reason="" if state == "predicted" else qc,
+        flags=tuple(dict.fromkeys(flags)),
+        probability=probability,
+        sd=real(row.get("fmmtc_sd")),
+        decision=word(row.get("fmmtc_decision")) or word(row.get("fmmtc_label")),
+        threshold=real(row.get("fmmtc_threshold")),
+        model=word(row.get("fmmtc_model")),
+        quality=_quality(recordings),
+        href=page_of(root, whom),
+    )
+
+
+def _state(probability: float | None, qc: str, *, failed: bool) -> str:
+    if probability is not None:
+        return "predicted"
+    if qc.startswith("missing"):
+        return "missing"
+    if failed:
+        return "failed"
+    return next((s for s in ("features only", "not gathered") if qc.startswith(s)), "no prediction")
+
+
+def _listed(text: str | None) -> list[str]:
+    return [each.strip() for each in (word(text) or "").split(",") if each.strip()]
+
+
+def _quality(recordings: Sequence[Mapping[str, str]]) -> Quality:
+    usable = [row for row in recordings if row.get("fmmtc_status") != "failed"]
+
+    def found(name: str) -> list[float]:
+        values = [real(row.get(f"fmmtc_{name}")) for row in usable]
+        return [value for value in values if value is not None]
+
+    def total(name: str) -> float | None:
+        return sum(found(name)) if found(name) else None
+
+    def mean(name: str) -> float | None:
+        return sum(found(name)) / len(found(name)) if found(name) else None
+
+    return Quality(mean("mean_fd"), total("n_frames_left"), total("minutes_left"), mean("mean_coverage"))
+
+
+# ---------------------------------------------------------------------------------------------------------------- flow
+
+
+def reason_class(reason: str) -> str:
+    """Return what kind of reason this is, short enough for a figure: ``failed (image)``, ``no features``."""
+    parts = [part.strip() for part in reason.split(":")]
+    if parts[0] == "failed" and len(parts) > 2 and " " not in parts[1]:
+        return f"failed ({parts[1]})"
+    return parts[0] or "no reason is given"
+
+
+def reasons(analysis: Analysis) -> Counter[str]:
+    """Return reason -> number of rows that an analysis leaves out for it, as they are stored."""
+    stored = mapping(mapping(analysis.evaluation.get("people")).get("reasons"))
+    if stored:
+        return Counter({str(k): v for k, v in stored.items() if isinstance(v, int)})
+    return Counter(row.get("reason", "") for row in analysis.exclusions or ())
+
+
+def classes(analysis: Analysis) -> Counter[str]:
+    """Return the same by kind of reason."""
+    found: Counter[str] = Counter()
+    for reason, n in reasons(analysis).items():
+        found[reason_class(reason)] += n
+    return found

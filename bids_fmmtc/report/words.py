@@ -1,0 +1,58 @@
+"""What flags and kinds of failure mean, in words for people who did not write the program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+FLAG_WORDS: Mapping[str, str] = {
+    "high_motion": "The head moved a great deal (mean framewise displacement above 0.5 mm).",
+    "motion_unknown": "How much the head moved is not known.",
+    "few_minutes": "Less than five minutes are left to use; connectivity of one person is unreliable then.",
+    "parcels_lost": "More than 5 % of parcels hold no signal.",
+    "low_coverage": "More than 5 % of parcels lie half or more outside the field of view or the brain mask.",
+    "no_brain_mask": "There was no brain mask: voxels outside the brain may have been averaged.",
+    "space_affine": "Labels were placed as if two different templates were one: some millimetres off.",
+    "padded": "The recording was shorter than a window and was extended by reflection.",
+    "repetition_time_disagrees": "Sidecar and header disagree on the repetition time; the sidecar was believed.",
+    "imported_series": "Parcel series were imported; how they were made is not known here.",
+    "frames_removed": "Frames were taken out before import: neighbours in the series were none in the scanner.",
+    "names_differ": "Columns were matched to parcels by position, though their names differ.",
+    "recipe_differs": "The recording was brought to the atlas otherwise than those the model learnt from.",
+    "demo_model": "The model is a demonstration; its number means nothing.",
+}
+REFERENCE_WORDS: Mapping[str, str] = {
+    "repetition_time": "repetition time",
+    "n_frames_left": "number of frames left",
+    "mean_fd": "mean framewise displacement",
+    "mean_coverage": "mean coverage of parcels",
+    "tsnr": "temporal signal-to-noise ratio",
+    "placement": "how the atlas came to the image",
+    "embedding_brainlm": "embedding of the time series",
+    "embedding_fc": "connectivity",
+}
+PREFIX_WORDS: Mapping[str, str] = {
+    "outside_reference": "Outside what the model saw in training: {}. The probability is not to be relied on.",
+    "unknown": "Not known for this recording, so it cannot be compared with training: {}.",
+    "run_failed": "A run of this session failed and is not in the number: {}.",
+}
+
+
+def flag_words(flag: str) -> str:
+    """Return a flag as a sentence; one without words is named as it is."""
+    prefix, _, rest = flag.partition(":")
+    if prefix in PREFIX_WORDS and rest:
+        word = rest if prefix == "run_failed" else REFERENCE_WORDS.get(rest, rest.replace("_", " "))
+        return PREFIX_WORDS[prefix].format(word)
+    return FLAG_WORDS.get(flag, f"Flag {flag}.")
+
+
+def serious(flag: str) -> bool:
+    """Tell whether a flag takes the ground from under the probability, not only calls for care."""
+    return flag.startswith(("outside_reference:", "demo_model"))
+
+
+def listed(names: Sequence[str], most: int = 12) -> str:
+    """Return names as a list in words, cut after ``most``."""
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} more"
+    return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + (names[-1] if names else "")
