@@ -17,6 +17,10 @@ from hypothesis import HealthCheck, settings
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
+# Two workers of the tests on two cores: threads of small matrix products would only wait for each other.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
 _OWN = ("FMMTC_", "TEMPLATEFLOW_", "XDG_", "HF_")
 _FORBID_SKIPS = "FMMTC_FORBID_SKIPS"
 
@@ -27,6 +31,20 @@ def _forbidding(report):
         report.outcome = "failed"
         report.longrepr = f"{report.nodeid} was skipped, which ${_FORBID_SKIPS} forbids. {reason}"
     return report
+
+
+LONGEST = (
+    "test_demo.py", "report/test_in_browser.py", "test_end_to_end.py", "test_group_end_to_end.py",
+    "test_imported_end_to_end.py", "learning/test_acceptance.py", "learning/test_train.py", "learning/test_explain.py",
+    "learning/test_intervals.py", "report/test_group_page.py", "report/test_participant_page.py", "test_docs.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    """Start the files that take longest first, so that no worker is left alone with one of them at the end."""
+    tests = Path(__file__).parent
+    rank = {tests / name: i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: rank.get(item.path, len(rank)))
 
 
 @pytest.hookimpl(wrapper=True)

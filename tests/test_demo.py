@@ -5,13 +5,14 @@ import subprocess
 import sys
 
 import pytest
+from browser import assert_clean, check, needs_browser
 from small import validate
 
 from bids_fmmtc import demo, synthetic
 from bids_fmmtc.dataset.store import read_table
 from bids_fmmtc.learning.bundle import load_bundle
 
-SMALL = demo.Size(people=16, new=3, permutations=19, repeats=1)
+SMALL = demo.Size(people=14, new=3, permutations=9, repeats=1)
 
 
 def start_demo(folder):
@@ -57,6 +58,17 @@ def test_the_model_finds_what_was_planted(finished):
     assert len(planted & set(top)) >= 6  # of 12; by chance 3
     assert (analysis / "trial_plan.json").is_file()
     assert (analysis / "attribution" / "parcels_mean.nii.gz").is_file()
+
+
+@needs_browser
+@pytest.mark.slow
+def test_its_pages_are_right_in_a_browser(finished):
+    folder, _ = finished
+    names = ["output/group_fmmtc", "output/sub-12", "output-new/sub-101"]
+    for name, seen in check({name: folder / f"{name}.html" for name in names}).items():
+        assert_clean(seen)
+        assert seen.counts["drawings"] or name == "output/sub-12"
+        assert "DEMO MODEL" in (folder / f"{name}.html").read_text()
 
 
 @pytest.mark.slow

@@ -20,8 +20,8 @@ from bids_fmmtc.report.analysis_facts import (
     texts,
 )
 from bids_fmmtc.report.forest_figure import ForestRow, forest, interval_text
-from bids_fmmtc.report.group_canvas import plain
 from bids_fmmtc.report.page import number
+from bids_fmmtc.report.sheet import plain
 
 INFLATED = "Published protocol, inflated"
 _CONFOUNDS = {  # contestant -> (what is checked, how its stored sentence begins)

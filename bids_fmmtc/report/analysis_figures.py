@@ -11,8 +11,8 @@ from bids_fmmtc.report.analysis_curves import Curve, Float64, calibration_bins, 
 from bids_fmmtc.report.analysis_facts import CHANCE, METRIC_WORDS, Analysis, Judged, mapping, number_of
 from bids_fmmtc.report.figure import BLUE, MUTED, ORANGE, Figure, finish
 from bids_fmmtc.report.forest_figure import interval_text
-from bids_fmmtc.report.group_canvas import counted, key_below, sheet
 from bids_fmmtc.report.page import number
+from bids_fmmtc.report.sheet import counted, key_below, sheet
 
 BANDS = (
     "The band holds 95 % of 1,000 draws of people, point by point. Unlike the intervals in the tables it does not "

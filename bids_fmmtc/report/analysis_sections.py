@@ -19,12 +19,12 @@ from bids_fmmtc.report.analysis_facts import (
     texts,
 )
 from bids_fmmtc.report.forest_figure import ForestRow, forest, interval_text
-from bids_fmmtc.report.group_canvas import attempt, plain, short
 from bids_fmmtc.report.group_facts import Group, reasons
 from bids_fmmtc.report.group_figures import distributions, flow_figure
 from bids_fmmtc.report.group_methods import methods, notes, provenance
 from bids_fmmtc.report.group_trial import plan_table, trial_figures
 from bids_fmmtc.report.page import number
+from bids_fmmtc.report.sheet import attempt, plain, short
 
 UNSHOWN = "Attributions of a model that is not shown to be better than chance describe noise."
 Table = Mapping[str, Any]

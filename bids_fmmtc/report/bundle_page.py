@@ -13,8 +13,8 @@ from bids_fmmtc.dataset.store import read_record
 from bids_fmmtc.report.analysis_facts import METRIC_WORDS, PRIMARY, estimate_in, mapping, number_of, texts
 from bids_fmmtc.report.figure import Figure
 from bids_fmmtc.report.forest_figure import ForestRow, forest, interval_text
-from bids_fmmtc.report.group_canvas import attempt, plain
 from bids_fmmtc.report.page import render
+from bids_fmmtc.report.sheet import attempt, plain
 from bids_fmmtc.report.words import REFERENCE_WORDS
 
 DEEPEST = 6

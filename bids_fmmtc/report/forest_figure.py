@@ -8,8 +8,8 @@ from typing import Any
 
 from bids_fmmtc.report.analysis_facts import CHANCE, METRIC_WORDS
 from bids_fmmtc.report.figure import BLUE, GREEN, INK, MUTED, ORANGE, PAPER, PURPLE, Figure, finish
-from bids_fmmtc.report.group_canvas import key_below, sheet, wrapped
 from bids_fmmtc.report.page import number
+from bids_fmmtc.report.sheet import key_below, sheet, wrapped
 
 _ROLES = {  # role -> (marker, filled, colour, words)
     "model": ("s", True, BLUE, "the model"),

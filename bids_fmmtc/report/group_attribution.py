@@ -14,8 +14,8 @@ from bids_fmmtc.report.analysis_curves import Float64
 from bids_fmmtc.report.analysis_facts import number_of
 from bids_fmmtc.report.figure import BLUE, INK, MUTED, ORANGE, PAPER, PURPLE, Figure, finish
 from bids_fmmtc.report.forest_figure import interval_text
-from bids_fmmtc.report.group_canvas import key_below, plain, room, sheet, short
 from bids_fmmtc.report.page import number, percent
+from bids_fmmtc.report.sheet import key_below, plain, room, sheet, short
 
 N_SLICES, _ACROSS = 6, 3
 MOST_VOXELS = 20_000_000

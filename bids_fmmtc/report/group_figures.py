@@ -12,8 +12,8 @@ from bids_fmmtc.dataset.naming import natural
 from bids_fmmtc.report.analysis_curves import Float64
 from bids_fmmtc.report.analysis_facts import Analysis, Judged, mapping
 from bids_fmmtc.report.figure import BLUE, GREEN, GRID, INK, MUTED, ORANGE, PAPER, PURPLE, Figure, finish
-from bids_fmmtc.report.group_canvas import WIDTH, counted, key_below, room, sheet, short, wrapped
 from bids_fmmtc.report.group_facts import Group, Session, classes
+from bids_fmmtc.report.sheet import WIDTH, counted, key_below, room, sheet, short, wrapped
 
 MOST_GROUPS = 12
 _LINE = 0.17  # inches

@@ -7,7 +7,7 @@ from typing import Any
 
 from bids_fmmtc.dataset.describe import PAPER
 from bids_fmmtc.report.analysis_facts import METRIC_WORDS, Analysis, mapping, mappings, texts
-from bids_fmmtc.report.group_canvas import plain
+from bids_fmmtc.report.sheet import plain
 
 _REFERENCES = {
     "fmmtc": f"{PAPER}.",

@@ -8,10 +8,10 @@ from typing import Any
 
 from bids_fmmtc.report.analysis_facts import Analysis
 from bids_fmmtc.report.analysis_sections import analysis_view
-from bids_fmmtc.report.group_canvas import attempt, plain
 from bids_fmmtc.report.group_facts import Group, Session, read_group
 from bids_fmmtc.report.group_figures import applied_figure, flow_figure, quality_figure
 from bids_fmmtc.report.page import DASH, number, render
+from bids_fmmtc.report.sheet import attempt, plain
 from bids_fmmtc.report.words import flag_words
 
 TRAIN = "bids_fmmtc BIDS_DIR OUTPUT_DIR group --outcome COLUMN"

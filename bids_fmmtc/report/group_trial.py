@@ -8,8 +8,8 @@ from typing import Any
 from bids_fmmtc.report.analysis_curves import Float64
 from bids_fmmtc.report.analysis_facts import estimate_in, mapping, mappings, number_of, texts
 from bids_fmmtc.report.figure import BLUE, DASHES, GREEN, ORANGE, PAPER, Figure, finish
-from bids_fmmtc.report.group_canvas import key_below, plain, sheet
 from bids_fmmtc.report.page import percent
+from bids_fmmtc.report.sheet import key_below, plain, sheet
 
 NOT_REACHABLE = "not reachable"
 Estimate = Mapping[str, Any]

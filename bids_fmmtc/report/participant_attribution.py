@@ -14,9 +14,9 @@ from matplotlib.text import Text
 from bids_fmmtc.dataset.store import read_record, read_table
 from bids_fmmtc.report.figure import INK, Figure, canvas, finish
 from bids_fmmtc.report.group_attribution import input_words
-from bids_fmmtc.report.group_canvas import attempt, plain
 from bids_fmmtc.report.page import number
 from bids_fmmtc.report.participant_facts import ParticipantFacts, number_in
+from bids_fmmtc.report.sheet import attempt, plain
 from bids_fmmtc.report.words import listed
 
 TOP = 12

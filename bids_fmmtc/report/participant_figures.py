@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from bids_fmmtc.report.figure import BLUE, GRID, INK, MUTED, ORANGE, PAPER, Figure, finish
-from bids_fmmtc.report.group_canvas import counted, sheet
 from bids_fmmtc.report.page import number
 from bids_fmmtc.report.participant_facts import SessionFacts
+from bids_fmmtc.report.sheet import counted, key_below, sheet
 
 
 def scale_figure(session: SessionFacts, name: str) -> Figure | None:
@@ -19,7 +19,7 @@ def scale_figure(session: SessionFacts, name: str) -> Figure | None:
         return None
     windows = np.array(session.per_window)
     classes = [str(c) for c in session.sidecar.get("Classes", ("non-responder", "responder"))]
-    with sheet(1.35) as c:
+    with sheet(1.45, left=0.15, bottom=0.5) as c:
         ax = c.subplots()
         ax.axhline(0, color=GRID, linewidth=7, solid_capstyle="butt", zorder=0)
         if len(windows) > 1:
@@ -61,7 +61,7 @@ def windows_figure(session: SessionFacts, name: str) -> Figure | None:
     if len(windows) < 2:
         return None
     spans = _spans(session, len(windows))
-    with sheet(2.1) as c:
+    with sheet(2.1, top=0.25) as c:
         axes = c.subplots(1, len(spans), sharey=True, squeeze=False)[0]
         start = 0
         for ax, (run, onsets) in zip(axes, spans, strict=True):
@@ -108,7 +108,7 @@ def position_figure(session: SessionFacts, name: str) -> Figure | None:
     classes = [str(c) for c in session.sidecar.get("Classes", ("non-responder", "responder"))]
     table = np.array([[int(of.get(k, 0)) for k in classes] for of in counts.values()])
     lower = np.arange(len(table)) / len(table)
-    with sheet(2.2) as c:
+    with sheet(2.5, bottom=0.75, top=0.25) as c:
         ax = c.subplots()
         width = 1 / len(table)
         styles = ((ORANGE, "////", -1), (BLUE, "", 1))
@@ -131,7 +131,7 @@ def position_figure(session: SessionFacts, name: str) -> Figure | None:
         ax.set(xlim=(0, 1), ylim=(-most * 1.1, most * 1.1), xlabel="Out-of-fold probability", ylabel="Sessions")
         ax.yaxis.set_major_locator(_whole_numbers())
         ax.yaxis.set_major_formatter(lambda value, _: f"{abs(value):.0f}")
-        c.legend(loc="outside lower center", ncols=2)
+        key_below(c, 2)
         at = min(int(p * len(table)), len(table) - 1)
         here = ", ".join(f"{table[at, i]} {kind}" for i, kind in enumerate(classes))
         return finish(

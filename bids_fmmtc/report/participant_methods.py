@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from bids_fmmtc.dataset.describe import PAPER
-from bids_fmmtc.report.group_canvas import plain
 from bids_fmmtc.report.participant_facts import ParticipantFacts
+from bids_fmmtc.report.sheet import plain
 from bids_fmmtc.report.words import listed
 
 _REFERENCES = {

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bids_fmmtc.report.group_canvas import attempt, counted, plain
 from bids_fmmtc.report.page import number, percent, render
 from bids_fmmtc.report.participant_attribution import attribution_sections
 from bids_fmmtc.report.participant_facts import ParticipantFacts, RecordingFacts, SessionFacts, participant_facts
@@ -19,6 +18,7 @@ from bids_fmmtc.report.recording_figures import (
     matrix_figure,
     timeline_figure,
 )
+from bids_fmmtc.report.sheet import attempt, counted, plain
 from bids_fmmtc.report.words import REFERENCE_WORDS, flag_words, listed, serious
 
 PIXELS_OF_ALL = 4 * MOST_PIXELS

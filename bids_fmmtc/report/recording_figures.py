@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 
 from bids_fmmtc.dataset.store import read_record
 from bids_fmmtc.report.figure import INK, MUTED, ORANGE, RED, Figure, canvas, finish
-from bids_fmmtc.report.group_canvas import WIDTH, counted
 from bids_fmmtc.report.page import number, percent
 from bids_fmmtc.report.participant_facts import AtlasFacts, Float64, RecordingFacts, number_in
+from bids_fmmtc.report.sheet import WIDTH, counted, room, sheet
 
 BROAD = 7.2
 """Inches: pictures over time are wide; a phone scrolls them sideways."""
@@ -22,6 +22,7 @@ MOST_PIXELS = 90_000
 """Of each picture over time and each matrix, shared by the recordings of a page: it stays under 3 MB."""
 ON_PICTURE = "#222222"  # the same in the dark, as the picture below it is
 FD_LINE_MM = 0.5
+MOST_NAMES = 12  # of networks beside a picture
 SLICES = 6
 
 
@@ -40,7 +41,12 @@ def timeline_figure(
     n = len(frames) or len(series if series is not None else ())
     rows = [kind for kind, there in (("motion", frames), ("carpet", picture), ("series", series is not None)) if there]
     heights = {"motion": 1.1, "carpet": 1.7, "series": 1.7}
-    with canvas(BROAD, 0.55 + sum(heights[r] for r in rows)) as c:
+    names = [block[:14] for block, _, _ in atlas.blocks(0 if series is None else series.shape[1])]
+    named = names if "series" in rows and 1 < len(names) <= MOST_NAMES else []
+    height = 0.6 + sum(heights[r] for r in rows)
+    with canvas(BROAD, height, layout="none") as c:
+        sides = {"left": max(0.65, room(named) + 0.1) / BROAD, "right": 0.99}
+        c.subplots_adjust(**sides, bottom=0.45 / height, top=1 - 0.1 / height, hspace=0.12)
         axes = c.subplots(len(rows), 1, sharex=True, squeeze=False, height_ratios=[heights[r] for r in rows])[:, 0]
         said = []
         for ax, row in zip(axes, rows, strict=True):
@@ -119,7 +125,7 @@ def _draw_series(ax: Any, series: Float64, atlas: AtlasFacts, seconds: float, pi
     ax.set(ylabel="Parcels", yticks=[])
     ax.grid(visible=False)
     blocks = atlas.blocks(n)
-    if 1 < len(blocks) <= 12:
+    if 1 < len(blocks) <= MOST_NAMES:
         ax.set_yticks([(start + stop) / 2 for _, start, stop in blocks], [name[:14] for name, _, _ in blocks])
         ax.set_ylabel("")
         for _, start, _ in blocks[1:]:
@@ -159,7 +165,8 @@ def coverage_figure(recording: RecordingFacts, atlas: AtlasFacts, name: str) -> 
     lost = _lost(recording, len(values))
     shown = np.where(lost, -1.0, values)
     labels, up = _cropped(labels, up)
-    with canvas(BROAD, 1.9) as c:
+    with canvas(BROAD, 1.75, layout="none") as c:
+        c.subplots_adjust(left=0.02, right=0.91, bottom=0.08, top=0.87, wspace=0.06)
         axes = c.subplots(1, SLICES + 1, width_ratios=[1] * SLICES + [0.07])
         colours = ListedColormap(colormaps["cividis"](np.linspace(0.05, 1, 64))).with_extremes(under=RED)
         for ax, z in zip(axes, _heights(labels), strict=False):
@@ -238,21 +245,24 @@ def matrix_figure(recording: RecordingFacts, atlas: AtlasFacts, name: str, pixel
     np.fill_diagonal(ordered, np.nan)
     blocks = atlas.blocks(n)
     span = 1.0 if np.nanmax(np.abs(ordered), initial=0) <= 1 else float(np.nanquantile(np.abs(ordered), 0.99))
-    with canvas(WIDTH, 4.0) as c:
+    names = [block[:16] for block, _, _ in blocks] if 1 < len(blocks) <= 20 else []
+    beside = room(names, 8) if names else 0.2
+    with sheet(WIDTH, left=beside, bottom=beside, right=0.75) as c:
         ax = c.subplots()
         drawn = ax.imshow(fitted(ordered, pixels), cmap="RdBu_r", vmin=-span, vmax=span, extent=(0, n, n, 0))
         ax.set(xticks=[], yticks=[])
         ax.grid(visible=False)
         if 1 < len(blocks) <= 20:
             middle = [(start + stop) / 2 for _, start, stop in blocks]
-            names = [block[:16] for block, _, _ in blocks]
             ax.set_yticks(middle, names, fontsize=8)
             ax.set_xticks(middle, names, fontsize=8, rotation=90)
             ax.tick_params(length=0)
             for _, start, _ in blocks[1:]:
                 ax.axhline(start, color=ON_PICTURE, linewidth=0.6)
                 ax.axvline(start, color=ON_PICTURE, linewidth=0.6)
-        c.colorbar(drawn, ax=ax, shrink=0.7, label=_measure(recording))
+        beside = ax.inset_axes((1.04, 0.15, 0.045, 0.7))
+        c.colorbar(drawn, cax=beside, label=_measure(recording))
+        beside.grid(visible=False)
         upper = ordered[np.triu_indices(n, 1)]
         told = ""
         if np.isfinite(upper).any():

@@ -84,21 +84,23 @@ def test_a_killed_writer_leaves_the_old_file_whole(tmp_path):
 
 
 def test_readers_never_see_half_a_file(tmp_path):
-    path = tmp_path / "x"
-    code = "import sys\nfrom pathlib import Path\nfrom bids_fmmtc.dataset.store import write_bytes\n"
-    code += "for i in range(60): write_bytes(Path(sys.argv[1]), bytes([65 + i % 26]) * 300_000)"
-    child = subprocess.Popen([sys.executable, "-c", code, str(path)])
-    seen = 0
-    while child.poll() is None:
+    path, stop = tmp_path / "folder" / "x", tmp_path / "stop"
+    code = "import sys\nfrom pathlib import Path\nfrom bids_fmmtc.dataset.store import write_bytes\ni = 0\n"
+    code += "while not Path(sys.argv[2]).exists():\n"
+    code += "    write_bytes(Path(sys.argv[1]), bytes([65 + i % 26]) * 300_000)\n    i += 1"
+    child = subprocess.Popen([sys.executable, "-c", code, str(path), str(stop)])
+    seen = set()
+    while child.poll() is None and len(seen) < 15:
         if path.exists():
             data = path.read_bytes()
             assert data == data[:1] * 300_000
-            seen += 1
+            seen.add(data[:1])
         else:
             time.sleep(0.01)
-    assert child.returncode == 0
-    assert seen
-    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+    stop.touch()
+    assert child.wait() == 0
+    assert len(seen) == 15  # different contents, so it was written meanwhile
+    assert [p.name for p in path.parent.iterdir()] == ["x"]
 
 
 @pytest.mark.parametrize("below", ["file/x.tsv", "file/a/b/x.tsv", "folder"])

@@ -10,6 +10,7 @@ from browser import assert_clean, check, needs_browser
 from group.parts import group_words, make_features, write_inputs
 from group_parts import evaluation, explanation, metrics, write_analysis
 from jinja2 import DictLoader
+from small import SHARED, run
 
 from bids_fmmtc.cli import main
 from bids_fmmtc.pages import draw_group, draw_participant
@@ -18,8 +19,7 @@ from bids_fmmtc.report.figure import BLUE, COLOURS, DASHES, MARKERS, MUTED, canv
 
 pytestmark = [pytest.mark.slow, needs_browser]
 
-NAMES = ("sample", "sample-demo", "participant", "failed", "hostile", "group", "explained", "bundle", "gathered",
-         "hostile-group")  # fmt: skip
+NAMES = ("sample-demo", "participant", "failed", "hostile", "group", "bundle", "gathered", "hostile-group")
 
 HOSTILE = (
     "<script>alert(1)</script>",
@@ -147,7 +147,7 @@ def own_templates():
 def pages(tmp_path_factory):
     """Every page to look at: name -> path."""
     folder = tmp_path_factory.mktemp("pages")
-    made = {"sample": sample(), "sample-demo": sample(demo=True)}
+    made = {"sample-demo": sample(demo=True)}
     paths = {}
     for name, text in made.items():
         paths[name] = folder / f"{name}.html"
@@ -191,7 +191,7 @@ def cohorts(folder):
     bad = folder / "bad"
     write_group(bad)
     return {
-        "group": out / "group_fmmtc.html", "explained": out / "sub-01.html", "gathered": gathered,
+        "group": out / "group_fmmtc.html", "gathered": gathered,
         "bundle": out / "group" / "responder_linear" / "bundle.html", "hostile-group": draw_group(bad),
     }  # fmt: skip
 
@@ -220,15 +220,24 @@ def test_a_page_is_right(found, name):
     assert found[name].counts["rules passed, dark"] > 20
 
 
-@pytest.mark.parametrize("name", ["sample", "sample-demo"])
-def test_the_sample_was_looked_at_in_full(found, name):
-    counts = found[name].counts
+@pytest.mark.skipif(not SHARED.is_dir(), reason="needs the real recording in ../shared")
+def test_the_page_of_a_real_recording_is_right(tmp_path):
+    line = [SHARED / "data" / "bold4d" / "devfix", tmp_path / "out", "participant", "-w", tmp_path / "w"]
+    done = run([*map(str, line), "--atlas", str(SHARED / "data" / "atlas")])
+    assert done.returncode == 0, done.stderr
+    (seen,) = check({"real": tmp_path / "out" / "sub-rapidtide.html"}).values()
+    assert_clean(seen)
+    assert seen.counts["drawings"] == 3  # over time, coverage, connectivity
+
+
+def test_the_sample_was_looked_at_in_full(found):
+    counts = found["sample-demo"].counts
     assert counts["drawings"] == 3
     assert counts["sorted"] == len(COLUMNS)
     assert counts["filtered"] == 1
     # skip link, contents, filter, sort buttons, participants, the region that scrolls, details
     assert counts["focusable"] >= 1 + 3 + 1 + len(COLUMNS) + 24 + 1 + 1
-    assert not [remark for remark in found[name].remarks if remark.startswith("accessibility")]
+    assert not [remark for remark in found["sample-demo"].remarks if remark.startswith("accessibility")]
 
 
 # The checks themselves: each fault is found, and by the check that is meant to find it.

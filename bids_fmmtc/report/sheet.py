@@ -1,4 +1,4 @@
-"""What group and bundle pages draw with: sheets of one width, short labels, parts that may fail."""
+"""What all pages draw with: sheets of one width, short labels, parts that may fail."""
 
 from __future__ import annotations
 

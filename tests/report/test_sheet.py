@@ -1,7 +1,7 @@
 import pytest
 
 from bids_fmmtc.report.figure import finish
-from bids_fmmtc.report.group_canvas import WIDTH, attempt, counted, key_below, plain, room, sheet, short, wrapped
+from bids_fmmtc.report.sheet import WIDTH, attempt, counted, key_below, plain, room, sheet, short, wrapped
 
 
 def test_a_sheet_has_the_width_and_the_margins_asked_for():
