@@ -1,4 +1,8 @@
-"""A bundle that nobody trained, labelled as a demo: the published head with random weights on the demo's encoder."""
+"""A bundle that nobody trained, labelled as a demo: a linear head with random weights on the demo's encoder.
+
+Not the published head: every process that predicts with it imports transformers, some five seconds a participant. The
+real recording in ``test_end_to_end.py`` goes through that one.
+"""
 
 from __future__ import annotations
 
@@ -28,21 +32,18 @@ def write_model(folder: Path, atlas_folder: Path) -> None:
         recipe = synthetic.recipe(atlas_folder, encoder)
         parcels = synthetic.N_PARCELS
         shapes = {"brainlm": (int(synthetic.ENCODER["hidden_size"]),), "fc": (parcels, parcels)}
-        spec = {
-            "kind": "fmmtc",
-            "branches": {
-                "brainlm": {"branch": "identity"},
-                "fc": {"branch": "resnet18", "width": 32, "embedding_size": 8, "hidden_sizes": [8, 16, 32, 64]},
-            },
-            "outputs": 2,
-        }
+        spec = {"kind": "linear", "outputs": 2, "modalities": ["brainlm", "fc"]}
         torch.manual_seed(0)
+        head = build_head(spec, shapes)
+        with torch.no_grad():
+            for weights in head.parameters():
+                weights.normal_(std=0.05)
         save_bundle(
             folder,
             recipe=recipe,
             shapes=shapes,
             head_spec=spec,
-            head=build_head(spec, shapes),
+            head=head,
             classes=("non-responder", "responder"),
             threshold=0.5,
             calibration={"kind": "none"},
