@@ -5,23 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bids_fmmtc.dataset.describe import PAPER
 from bids_fmmtc.report.analysis_facts import METRIC_WORDS, Analysis, mapping, mappings, texts
+from bids_fmmtc.report.references import references
 from bids_fmmtc.report.sheet import plain
 
-_REFERENCES = {
-    "fmmtc": f"{PAPER}.",
-    "brainlm": "Ortega Caro et al., BrainLM: a foundation model for brain activity recordings, ICLR 2024.",
-    "nadeau": "Nadeau and Bengio, Inference for the generalization error, Machine Learning 2003, 52:239-281.",
-    "sklearn": "Pedregosa et al., Scikit-learn: machine learning in Python, JMLR 2011, 12:2825-2830.",
-    "vovk": "Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, Springer 2005.",
-    "ig": "Sundararajan, Taly and Yan, Axiomatic attribution for deep networks, ICML 2017.",
-    "captum": "Kokhlikyan et al., Captum: a unified and generic model interpretability library for PyTorch, "
-    "arXiv:2009.07896, 2020.",
-    "adebayo": "Adebayo et al., Sanity checks for saliency maps, NeurIPS 2018.",
-    "statsmodels": "Seabold and Perktold, statsmodels: econometric and statistical modeling with Python, SciPy 2010.",
-    "vickers": "Vickers and Elkin, Decision curve analysis, Medical Decision Making 2006, 26:565-574.",
-}
 _KINDS = {"pearson": "Pearson correlation", "tangent": "tangent-space projection of covariance"}
 
 
@@ -36,8 +23,7 @@ def methods(analysis: Analysis) -> str:
     versions = ", ".join(f"{name} {number}" for name, number in mapping(analysis.card.get("software")).items())
     if versions:
         said.append(f"Software: {versions}.")
-    listed = "\n".join(f"- {_REFERENCES[name]}" for name in dict.fromkeys(cited))
-    return f"{' '.join(said)}\n\nReferences\n{listed}"
+    return f"{' '.join(said)}\n\n{references(cited)}"
 
 
 def _features(evaluation: Mapping[str, Any], cited: list[str]) -> Iterator[str]:

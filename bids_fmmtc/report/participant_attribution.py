@@ -11,7 +11,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.text import Text
 
-from bids_fmmtc.dataset.store import read_record, read_table
+from bids_fmmtc.dataset.store import read_record
+from bids_fmmtc.report.analysis_facts import read_rows
 from bids_fmmtc.report.figure import INK, Figure, canvas, finish
 from bids_fmmtc.report.group_attribution import input_words
 from bids_fmmtc.report.page import number
@@ -109,11 +110,7 @@ def _follow_the_page(drawn: Any) -> None:
 
 
 def _ranked(path: Path) -> list[dict[str, str]]:
-    try:
-        rows = read_table(path)
-    except (OSError, ValueError):
-        return []
-    return sorted(rows, key=lambda row: number_in(row, "rank") or 1e9)
+    return sorted(read_rows(path) or [], key=lambda row: number_in(row, "rank") or 1e9)
 
 
 def _parcels(folder: Path) -> dict[str, Any]:

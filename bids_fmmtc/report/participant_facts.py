@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from bids_fmmtc.dataset.describe import NAME, is_demo
 from bids_fmmtc.dataset.records import Record, gather_participant
 from bids_fmmtc.dataset.scans import session_key
-from bids_fmmtc.dataset.store import MISSING, read_record, read_table
+from bids_fmmtc.dataset.store import MISSING, read_record
+from bids_fmmtc.report.analysis_facts import read_rows, real
 
 Float64 = NDArray[np.float64]
 
@@ -92,7 +93,7 @@ class RecordingFacts:
     def frames(self) -> list[dict[str, str]]:
         """Return a row for each frame; empty where the table is not there."""
         path = self.output("_qc.tsv")
-        return [] if path is None else _table(path)
+        return [] if path is None else read_rows(path) or []
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +190,7 @@ def atlas_facts(root: Path, name: str) -> AtlasFacts:
     for table in sorted(root.glob("tpl-*/*_dseg.tsv")):
         if f"_atlas-{name}_" not in table.name:
             continue
-        rows = _table(table)
+        rows = read_rows(table) or []
         networks = tuple(row["network"] for row in rows if "network" in row)
         image = table.with_suffix(".nii.gz")
         names = tuple(row.get("name", "") for row in rows)
@@ -201,7 +202,7 @@ def _predictions(root: Path, label: str) -> list[tuple[str, tuple[Mapping[str, s
     """Return key, row and sidecar of each prediction of a participant."""
     found: list[tuple[str, tuple[Mapping[str, str], Mapping[str, Any]]]] = []
     for path in sorted((root / f"sub-{label}").rglob("func/*_desc-fmmtc_prediction.tsv")):
-        rows = _table(path)
+        rows = read_rows(path) or []
         if rows:
             sidecar = read_record(path.with_suffix(".json")) or {}
             found.append((path.name.removesuffix("_desc-fmmtc_prediction.tsv"), (rows[0], sidecar)))
@@ -216,11 +217,7 @@ def _explained(root: Path, keys: Sequence[str] | Mapping[str, Any]) -> tuple[tup
 
 def number_in(row: Mapping[str, str], name: str) -> float | None:
     """Return a number of a table's row, or None."""
-    try:
-        value = float(row.get(name) or MISSING)
-    except ValueError:
-        return None
-    return value if np.isfinite(value) else None
+    return real(row.get(name))
 
 
 def read_numbers(path: Path) -> Float64 | None:
@@ -230,10 +227,3 @@ def read_numbers(path: Path) -> Float64 | None:
         return np.array([[float("nan") if v == MISSING else float(v) for v in line.split("\t")] for line in lines])
     except (OSError, ValueError):
         return None
-
-
-def _table(path: Path) -> list[dict[str, str]]:
-    try:
-        return read_table(path)
-    except (OSError, ValueError):
-        return []

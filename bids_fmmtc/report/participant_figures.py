@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bids_fmmtc.report.analysis_facts import number_of
 from bids_fmmtc.report.figure import BLUE, GRID, INK, MUTED, ORANGE, PAPER, Figure, finish
 from bids_fmmtc.report.page import number
 from bids_fmmtc.report.participant_facts import SessionFacts
@@ -14,7 +15,7 @@ from bids_fmmtc.report.sheet import counted, key_below, sheet
 
 def scale_figure(session: SessionFacts, name: str) -> Figure | None:
     """Draw the calibrated probability on its scale, with the span of its windows and the threshold."""
-    p, threshold = session.probability, _number(session.sidecar.get("Threshold"))
+    p, threshold = session.probability, number_of(session.sidecar.get("Threshold"))
     if p is None:
         return None
     windows = np.array(session.per_window)
@@ -57,7 +58,7 @@ def scale_figure(session: SessionFacts, name: str) -> Figure | None:
 
 def windows_figure(session: SessionFacts, name: str) -> Figure | None:
     """Draw the probability of each window over the time of its run."""
-    windows, threshold = session.per_window, _number(session.sidecar.get("Threshold"))
+    windows, threshold = session.per_window, number_of(session.sidecar.get("Threshold"))
     if len(windows) < 2:
         return None
     spans = _spans(session, len(windows))
@@ -148,7 +149,3 @@ def _whole_numbers() -> Any:
     from matplotlib.ticker import MaxNLocator  # noqa: PLC0415
 
     return MaxNLocator(5, integer=True)
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

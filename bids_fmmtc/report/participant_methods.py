@@ -5,24 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from bids_fmmtc.dataset.describe import PAPER
 from bids_fmmtc.report.participant_facts import ParticipantFacts
+from bids_fmmtc.report.references import references
 from bids_fmmtc.report.sheet import plain
 from bids_fmmtc.report.words import listed
 
-_REFERENCES = {
-    "fmmtc": f"{PAPER}.",
-    "fmriprep": "Esteban et al., fMRIPrep: a robust preprocessing pipeline for functional MRI, Nature Methods 2019, "
-    "16:111-116.",
-    "nilearn": "Nilearn contributors, nilearn, https://doi.org/10.5281/zenodo.8397156.",
-    "power": "Power et al., Spurious but systematic correlations in functional connectivity MRI networks arise from "
-    "subject motion, NeuroImage 2012, 59:2142-2154.",
-    "brainlm": "Ortega Caro et al., BrainLM: a foundation model for brain activity recordings, ICLR 2024.",
-    "tangent": "Varoquaux et al., Detection of brain functional-connectivity difference in post-stroke patients using "
-    "group-level covariance modeling, MICCAI 2010.",
-    "conformal": "Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, Springer 2005.",
-    "carpet": "Power, A simple but useful way to assess fMRI scan qualities, NeuroImage 2017, 154:150-158.",
-}
 _CONNECTIVITY = {
     "pearson": "Pearson correlation",
     "partial": "partial correlation",
@@ -38,8 +25,7 @@ def methods(facts: ParticipantFacts) -> str:
         return ""
     cited = ["fmmtc"]
     sentences = [*_extraction(facts, recipe, cited), *_windows(recipe, cited), *_prediction(facts, cited)]
-    references = "\n".join(f"- {_REFERENCES[name]}" for name in dict.fromkeys(cited))
-    return f"{' '.join(sentences)}\n\nReferences\n{references}"
+    return f"{' '.join(sentences)}\n\n{references(cited)}"
 
 
 def _extraction(facts: ParticipantFacts, recipe: Mapping[str, Any], cited: list[str]) -> Iterator[str]:
@@ -125,7 +111,7 @@ def _prediction(facts: ParticipantFacts, cited: list[str]) -> Iterator[str]:
     )
     conformal = found.get("Conformal")
     if isinstance(conformal, dict):
-        cited.append("conformal")
+        cited.append("vovk")
         yield (
             "The prediction set holds the classes that class-conditional conformal prediction (Vovk et al. 2005) "
             f"cannot exclude at an error rate of {plain(conformal.get('alpha'))}."
