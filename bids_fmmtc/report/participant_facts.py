@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ class RecordingFacts:
     def array(self, ending: str) -> Float64 | None:
         """Return the numbers of a table (rows, columns), NaN for ``n/a``; None where it is not there or is no table."""
         path = self.output(ending)
-        return None if path is None else read_numbers(path)
+        return None if path is None else _numbers_of(path, path.stat().st_mtime_ns)
 
     def frames(self) -> list[dict[str, str]]:
         """Return a row for each frame; empty where the table is not there."""
@@ -218,6 +219,15 @@ def _explained(root: Path, keys: Sequence[str] | Mapping[str, Any]) -> tuple[tup
 def number_in(row: Mapping[str, str], name: str) -> float | None:
     """Return a number of a table's row, or None."""
     return real(row.get(name))
+
+
+@lru_cache(maxsize=2)
+def _numbers_of(path: Path, _changed: int) -> Float64 | None:
+    """Read a table once for the figures of a recording that show it, one after the other."""
+    found = read_numbers(path)
+    if found is not None:
+        found.flags.writeable = False
+    return found
 
 
 def read_numbers(path: Path) -> Float64 | None:
