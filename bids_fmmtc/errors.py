@@ -78,6 +78,12 @@ class DataError(FmmtcError, ValueError):
     kind = "data"
 
 
+class UnreadableError(DataError):
+    """A text file from outside is absent, no regular file, too large, too deep, or not what its name says."""
+
+    kind = "unreadable"
+
+
 class ImageError(DataError):
     """A NIfTI image is truncated, corrupt or of an unusable shape or type."""
 

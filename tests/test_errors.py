@@ -14,6 +14,7 @@ CODES = {
     "SelectionError": 18,
     "MissingInputError": 66,
     "DataError": 65,
+    "UnreadableError": 65,
     "ImageError": 65,
     "SpaceError": 65,
     "CoverageError": 65,

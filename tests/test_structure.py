@@ -16,14 +16,15 @@ PACKAGE = Path(bids_fmmtc.__file__).parent
 TESTS = Path(__file__).parent
 
 # Room -> rooms it may import. A room is a folder or a module; one not listed here fails the test.
-FOUNDATION = {"errors", "types", "recipe"}
+FOUNDATION = {"errors", "reading", "types", "recipe"}
 CORE = FOUNDATION | {"settings", "dataset", "signals", "modalities", "learning"}
 MAY_IMPORT = {
     "errors": set(),
+    "reading": {"errors"},
     "types": {"errors"},
-    "recipe": {"errors", "types"},
+    "recipe": {"errors", "reading", "types"},
     "settings": FOUNDATION,
-    "resources": {"errors"},
+    "resources": {"errors", "reading"},
     "dataset": FOUNDATION | {"settings"},
     "signals": FOUNDATION,
     "modalities": FOUNDATION | {"signals"},
@@ -32,16 +33,16 @@ MAY_IMPORT = {
     "plan": CORE | {"resources"},
     "recording": CORE,
     "session": CORE | {"recording"},
-    "pages": {"errors", "settings", "dataset", "report"},
+    "pages": {"errors", "reading", "settings", "dataset", "report"},
     "participant": CORE | {"recording", "session", "pages"},
     "workflow": CORE | {"participant"},
     "console": FOUNDATION | {"settings", "dataset", "workflow"},
     "run": CORE | {"resources", "plan", "recording", "participant", "pages", "console", "workflow"},
     "group": CORE | {"plan", "recording", "participant", "pages", "run"},
-    "group_options": {"errors", "settings"},
+    "group_options": {"errors", "reading", "settings"},
     # By name, after parsing: LEVELS.
     "cli": FOUNDATION | {"settings", "resources", "group_options", "run", "group"},
-    "fetch": {"errors", "resources"},
+    "fetch": {"errors", "reading", "resources"},
     "synthetic": {"recipe", "dataset", "signals", "modalities"},
     "demo": {"errors", "dataset", "synthetic", "cli"},
     "__main__": {"cli"},
