@@ -12,6 +12,7 @@ from pathlib import Path
 
 import nibabel as nib
 import numpy as np
+from patience import patience
 
 from bids_fmmtc import synthetic
 from bids_fmmtc.dataset.store import read_table
@@ -51,7 +52,7 @@ def run(words: list[str], **environ: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
         env={**clean, **environ},
-        timeout=300,
+        timeout=patience(300),
     )
 
 
@@ -126,7 +127,7 @@ def validate(folder: Path) -> tuple[int, list[tuple[str, str]]]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=patience(120),
     )
     issues = json.loads(done.stdout)["issues"]["issues"]
     return done.returncode, [(i["severity"], i["code"]) for i in issues]

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import patience
 
 from bids_fmmtc import __version__, cli, errors
 
@@ -22,7 +23,13 @@ def bosh(*words, cwd, **environ):
     path = f"{BOSH.parent}{os.pathsep}{os.environ['PATH']}"
     environ = {**os.environ, "PATH": path, "HOME": str(cwd), **environ}
     return subprocess.run(
-        [BOSH, *map(str, words)], cwd=cwd, env=environ, capture_output=True, text=True, timeout=60, check=False
+        [BOSH, *map(str, words)],
+        cwd=cwd,
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=patience(60),
+        check=False,
     )
 
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import patience
 
 TESTS = """
 import pytest
@@ -29,6 +30,13 @@ def test_by_fixture(data):
 def test_expected_to_fail():
     assert False
 """
+DRAWN = """
+from hypothesis import given, strategies as st
+
+@given(st.lists(st.integers()))
+def test_drawn(numbers):
+    print("DRAWN", numbers)
+"""
 MODULE = "import pytest\npytest.skip('a whole module', allow_module_level=True)\n"
 
 
@@ -43,7 +51,7 @@ def child(tmp_path):
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("FMMTC_", "PYTEST_"))}
         done = subprocess.run(
             [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", ".", *words],
-            cwd=tmp_path, env=kept | environ, capture_output=True, text=True, check=False, timeout=120,
+            cwd=tmp_path, env=kept | environ, capture_output=True, text=True, check=False, timeout=patience(120),
         )  # fmt: skip
         return done.returncode, done.stdout
 
@@ -69,6 +77,27 @@ def test_a_module_that_skips_itself_fails_too(child):
     code, text = child("test_module.py", FMMTC_FORBID_SKIPS="1")
     assert code != 0
     assert "test_module.py was skipped, which $FMMTC_FORBID_SKIPS forbids. Skipped: a whole module" in text
+
+
+def test_property_tests_draw_the_same_examples_each_time_and_others_in_a_longer_run(child, tmp_path):
+    (tmp_path / "test_drawn.py").write_text(DRAWN)
+
+    def drawn(*words):
+        code, text = child("test_drawn.py", "-s", "-p", "no:cacheprovider", *words)
+        assert code == 0, text
+        found = [line for line in text.splitlines() if "DRAWN" in line]
+        assert len(found) > 50
+        return found
+
+    assert drawn() == drawn()
+    one, two = (drawn("-m", "hypothesis", "--hypothesis-profile=random") for _ in range(2))
+    assert one != two
+    assert len(one) > 500
+
+
+def test_the_longer_run_asks_for_that_profile():
+    script = (Path(__file__).parents[1] / ".ci" / "long").read_text()
+    assert "-m pytest -m hypothesis --hypothesis-profile=random" in script
 
 
 def test_ci_forbids_them_where_the_shared_data_is():

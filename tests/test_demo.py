@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from browser import assert_clean, check, needs_browser
+from patience import patience
 from small import validate
 
 from bids_fmmtc import demo, synthetic
@@ -19,7 +20,9 @@ def start_demo(folder):
     """Run the demo at a reduced size in a process of its own."""
     code = "import sys; from pathlib import Path; from bids_fmmtc.demo import Size, run_demo; "
     code += f"sys.exit(run_demo(Path({str(folder)!r}), 2, {SMALL!r}))"
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=900)
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=patience(900)
+    )
 
 
 @pytest.fixture(scope="module")

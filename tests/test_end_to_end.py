@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from patience import patience
 from safetensors.torch import load_file
 from small import (
     SHARED,
@@ -213,7 +214,7 @@ def cohort(inputs, tmp_path):
 
 def wait_for_child_of(label: str, root: Path) -> int:
     """Return the number of a participant's child process as soon as it is there."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + patience(60)
     while time.monotonic() < deadline:
         found = processes("bids_fmmtc.participant", str(root), f"/sub-{label}/task.json")
         if found:
@@ -228,7 +229,7 @@ def kill_child_of(label: str, root: Path) -> None:
 
 def nothing_runs(root: Path) -> bool:
     """Wait for all processes of a cohort to be gone."""
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + patience(15)
     while time.monotonic() < deadline:
         if not processes("bids_fmmtc", str(root)):
             return True
@@ -246,7 +247,7 @@ def test_four_broken_participants_cost_nobody_else(cohort, nprocs):
     Path(f"{prefix(cohort, '03')}_desc-confounds_timeseries.tsv").unlink()
     process = start(command(cohort, "--nprocs", str(nprocs)))
     kill_child_of("04", cohort)
-    stdout, stderr = process.communicate(timeout=300)
+    stdout, stderr = process.communicate(timeout=patience(300))
     assert process.returncode == 1, stderr
 
     expected = {"01": "truncated", "02": "affine", "03": "confounds", "04": "killed by SIGKILL"}
@@ -276,7 +277,7 @@ def test_a_killed_worker_of_the_pool_costs_nobody(cohort):
     worker = int(Path(f"/proc/{child}/stat").read_text().rsplit(")", 1)[1].split()[1])
     assert worker != process.pid
     os.kill(worker, signal.SIGKILL)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=patience(120))
     assert process.returncode == 0, stderr  # a second pool did what the first left undone
     assert "A worker was killed" in stderr
     rows = [line for line in stdout.splitlines() if line.startswith("sub-")]
@@ -291,7 +292,7 @@ def test_an_interrupted_run_leaves_no_process_and_can_be_taken_up(cohort, nprocs
     process = start(command(cohort, "--nprocs", str(nprocs)))
     wait_for_child_of("02", cohort)
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=patience(60))
     assert process.returncode == (-9 if number == signal.SIGKILL else 128 + number)
     assert "Traceback" not in stderr
     assert nothing_runs(cohort)
@@ -307,7 +308,7 @@ def test_two_runs_that_share_a_work_folder_do_not_mix(cohort):
     shared = ["-w", str(cohort / "work"), "--participant-label", "01", "02"]
     one = start([*command(cohort), *shared])
     two = start([*command(cohort, output="out2"), *shared, "--recipe", str(cohort / "other.json")])
-    assert (one.wait(timeout=120), two.wait(timeout=120)) == (0, 0)
+    assert (one.wait(timeout=patience(120)), two.wait(timeout=patience(120))) == (0, 0)
     for output, windows in (("out", 3), ("out2", 5)):
         for label in ("01", "02"):
             (record,) = (cohort / output / f"sub-{label}" / "func").glob("*_features.json")
@@ -317,7 +318,7 @@ def test_two_runs_that_share_a_work_folder_do_not_mix(cohort):
 def test_two_runs_of_the_same_participants_end_well(cohort):
     words = command(cohort, "--participant-label", "01", "02")
     runs = [start(words) for _ in range(2)]
-    assert [r.wait(timeout=120) for r in runs] == [0, 0]
+    assert [r.wait(timeout=patience(120)) for r in runs] == [0, 0]
     assert [scans(cohort, label)[0]["fmmtc_status"] for label in ("01", "02")] == ["ok", "ok"]
 
 
@@ -502,7 +503,7 @@ def test_a_killed_participant_has_a_prediction_row(model, tmp_path):
     shutil.copytree(model, root)
     process = start(command(root, "--model", str(root / "model")))
     kill_child_of("02", root)
-    process.communicate(timeout=300)
+    process.communicate(timeout=patience(300))
     assert process.returncode == 1
     (row,) = read_table(root / "out" / "sub-02" / "func" / "sub-02_task-rest_desc-fmmtc_prediction.tsv")
     assert row["fmmtc_probability"] == "n/a"

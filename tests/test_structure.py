@@ -8,6 +8,7 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
+from patience import patience
 
 import bids_fmmtc
 from bids_fmmtc import errors
@@ -269,7 +270,7 @@ def loaded_by(code, *words):
         [sys.executable, "-c", f"import atexit\natexit.register(lambda: exec({tail!r}))\n{code}", *words],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=patience(60),
         check=False,
     )
     assert run.returncode == 0, run.stderr

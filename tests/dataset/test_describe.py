@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from patience import patience
 
 from bids_fmmtc.dataset import describe
 from bids_fmmtc.dataset.describe import (
@@ -185,7 +186,7 @@ def test_the_validator_accepts_the_tree(place, session):
     rows = [{"key": r.key, "status": "ok", "flags": ["x"], "quality": quality}]
     write_scans(Task("01", (r,), (), place[1], layout.root, layout.root), rows, layout)
     done = subprocess.run(
-        [VALIDATOR, layout.root, "--format", "json"], capture_output=True, text=True, timeout=60, check=False
+        [VALIDATOR, layout.root, "--format", "json"], capture_output=True, text=True, timeout=patience(60), check=False
     )
     issues = json.loads(done.stdout)["issues"]["issues"]
     assert done.returncode == 0, issues
@@ -261,6 +262,6 @@ def test_the_validator_accepts_an_atlas_without_image(place, parcels, known):
     prepare_dataset(layout, recipe, atlas, inputs, imported=True)
     write_json(layout.folder("01", None) / "func" / "sub-01_task-rest_timeseries.json", {"Description": "x"})
     done = subprocess.run(
-        [VALIDATOR, layout.root, "--format", "json"], capture_output=True, text=True, timeout=60, check=False
+        [VALIDATOR, layout.root, "--format", "json"], capture_output=True, text=True, timeout=patience(60), check=False
     )
     assert (done.returncode, json.loads(done.stdout)["issues"]["issues"]) == (0, [])

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from patience import patience
 from PIL import Image
 
 from bids_fmmtc.dataset import store
@@ -62,7 +63,7 @@ real = os.fsync
 def slow(f):
     # The new bytes are on their way, the old file still stands: say so, and wait for the end.
     sys.stdout.write("writing\\n"); sys.stdout.flush()
-    import time; time.sleep(60)
+    import time; time.sleep(600)
 os.fsync = slow
 store.write_bytes(Path(sys.argv[1]), b"new" * 1000000)
 """
@@ -76,7 +77,7 @@ def test_a_killed_writer_leaves_the_old_file_whole(tmp_path):
         assert child.stdout.readline() == "writing\n"
     finally:
         child.send_signal(signal.SIGKILL)
-        child.wait(timeout=10)
+        child.wait(timeout=patience(10))
         child.stdout.close()
     assert path.read_bytes() == b"old"
     write_bytes(path, b"new")

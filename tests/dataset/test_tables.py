@@ -169,7 +169,11 @@ def test_a_name_that_is_not_there_gets_near_ones(path):
 
 LABEL = st.text("abcXYZ019", min_size=1, max_size=4).filter(lambda text: known(text) is not None)
 NAME = st.text(st.characters(blacklist_characters='\t\r\n"', blacklist_categories=("Cs", "Cc")), min_size=1).filter(
-    lambda text: text.strip() not in ("", "participant_id", "session_id") and text == text.removeprefix("\ufeff")
+    lambda text: (
+        text.strip() not in ("", "participant_id", "session_id")
+        and text == text.removeprefix("\ufeff")
+        and ".tsv:" not in text  # after which the column of PATH.tsv:COLUMN begins
+    )
 )
 
 

@@ -42,8 +42,9 @@ rates = st.floats(0.02, 0.98)
 @given(rates, rates, st.floats(0.5, 0.95), st.floats(0.01, 0.1), st.sampled_from([0.5, 1.0, 2.0]))
 def test_sizes_follow_the_formula_written_out(a, b, power, alpha, ratio):
     low, high = sorted((a, b))
-    if high - low < 0.03:
-        high = low + 0.03
+    if high - low < 0.03:  # apart, and both still rates
+        middle = min(max((low + high) / 2, 0.035), 0.965)
+        low, high = middle - 0.015, middle + 0.015
     p = (high + ratio * low) / (1 + ratio)
     root = norm.isf(alpha / 2) * math.sqrt((1 + 1 / ratio) * p * (1 - p))
     root += norm.ppf(power) * math.sqrt(high * (1 - high) + low * (1 - low) / ratio)

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
+from patience import patience
 
 FOLDER = Path(__file__).parents[1] / "browser"
 PACKAGES = FOLDER / "node_modules"
@@ -43,7 +44,12 @@ def missing() -> list[str]:
 
 def _run(words: list[str | Path]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(word) for word in words], capture_output=True, text=True, timeout=SECONDS, check=False, encoding="utf-8"
+        [str(word) for word in words],
+        capture_output=True,
+        text=True,
+        timeout=patience(SECONDS),
+        check=False,
+        encoding="utf-8",
     )
 
 

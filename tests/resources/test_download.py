@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from patience import patience
 from served import (
     COMMIT,
     CONFIG_13M,
@@ -210,7 +211,7 @@ def hugging_face(tmp_path, url):
     argv = ["brainlm", "--checkpoint", "old_13M", "--accept-licence", "--cache", str(tmp_path / "c"), "--base-url", url]
     environ = {**os.environ, "HF_HUB_OFFLINE": "1", "HOME": "/nowhere", "HF_TOKEN": "hf_not_to_be_sent"}
     command = [sys.executable, "-m", "bids_fmmtc.fetch", *argv]
-    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False, timeout=patience(300))
 
 
 @pytest.mark.slow
