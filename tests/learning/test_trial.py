@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta, binom, norm
 from trial_parts import GOOD, decision, everybody, ladder, options, people
@@ -40,6 +40,8 @@ rates = st.floats(0.02, 0.98)
 
 
 @given(rates, rates, st.floats(0.5, 0.95), st.floats(0.01, 0.1), st.sampled_from([0.5, 1.0, 2.0]))
+@example(0.98, 0.98, 0.8, 0.05, 1.0)
+@example(0.02, 0.02, 0.8, 0.05, 1.0)
 def test_sizes_follow_the_formula_written_out(a, b, power, alpha, ratio):
     low, high = sorted((a, b))
     if high - low < 0.03:  # apart, and both still rates
