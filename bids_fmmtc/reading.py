@@ -163,8 +163,14 @@ def read_rows(path: Path) -> list[list[str]]:
     UnreadableError
         As `read_text`, or it is no table (a cell of over 128 KiB, a null character).
     """
+    return [row for _, row in read_lines(path)]
+
+
+def read_lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Read a table as `read_rows` does, each row with its line in the file, counted from 1, for messages."""
     text = read_text(path, TABLE_BYTES)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter="\t")
     try:
-        return [row for row in csv.reader(io.StringIO(text, newline=""), delimiter="\t") if row]
+        return [(lines.line_num, row) for row in lines if row]
     except csv.Error as error:
         raise _unreadable(path, f"is not a readable table: {error}") from None

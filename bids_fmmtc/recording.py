@@ -314,7 +314,7 @@ def _write_carpet(recording: Recording, source: Opened, about: Context, layout: 
     if sample is None or not len(sample.values):
         return ()
     picture = layout.figure(recording, "carpet", ".png")
-    write_grey(picture, grey_levels(sample.values, source.cleaned.n_dropped))
+    write_grey(picture, grey_levels(sample.values, source.cleaned.keep))
     write_json(picture.with_suffix(".json"), sidecars.carpet_sidecar(about, sample.parcels.tolist(), SPAN_SD))
     return (picture,)
 

@@ -69,7 +69,7 @@ ONLY_IN = {
         "run.py",
     ),
     "transformers": ("learning/head.py",),
-    "nilearn": ("signals/denoise.py", "synthetic.py", "report/"),
+    "nilearn": ("signals/clean.py", "signals/denoise.py", "signals/regressors.py", "synthetic.py", "report/"),
     "pooch": ("resources/download.py",),
     "huggingface_hub": ("resources/download.py",),
     "templateflow": ("resources/download.py",),
@@ -93,7 +93,7 @@ ONLY_IN = {
 IN_FUNCTIONS = {
     "torch": ("synthetic.py", "participant.py", "run.py", "learning/bundle.py"),
     "bids": ("dataset/discover.py",),
-    "nilearn": ("signals/denoise.py", "synthetic.py"),
+    "nilearn": ("signals/clean.py", "signals/denoise.py", "signals/regressors.py", "synthetic.py"),
     "transformers": ("learning/head.py",),
     "captum": ("learning/explain.py",),
     "statsmodels": ("learning/trial.py",),

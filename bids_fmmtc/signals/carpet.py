@@ -15,22 +15,25 @@ SPAN_SD = 2.5
 MIDDLE = 128
 
 
-def grey_levels(values: Float32, n_dropped: int = 0) -> NDArray[np.uint8]:
+def grey_levels(values: Float32, used: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
     """Return grey levels (V, T) of voxels (V, T).
 
     Parameters
     ----------
     values
         Signal of each voxel in each frame; NaN is drawn as the middle.
-    n_dropped
-        Leading frames that are not in equilibrium: drawn, but trend and standard deviation are of the others.
+    used
+        (T,) frames that trend and standard deviation are taken from; the others are drawn on the same scale. None, or
+        fewer than three: all of them.
 
     Returns
     -------
-    uint8: 128 on the voxel's linear trend, and throughout for a voxel that never changes or is not always finite.
+    uint8: 128 on the voxel's linear trend, and throughout for a voxel that never changes, or is not always finite, in
+    used frames.
     """
     data = np.asarray(values, np.float64)
-    used = slice(n_dropped if data.shape[1] - n_dropped >= 3 else 0, None)
+    if used is None or used.sum() < 3:
+        used = np.ones(data.shape[1], np.bool_)
     time = np.arange(data.shape[1], dtype=np.float64)
     time -= time[used].mean()
     with np.errstate(invalid="ignore", divide="ignore"):

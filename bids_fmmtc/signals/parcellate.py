@@ -189,6 +189,7 @@ def parcellate(
     mask: NDArray[np.bool_] | None,
     repetition_time: float,
     least_coverage: float = 0.0,
+    used: NDArray[np.bool_] | None = None,
 ) -> Parcellated:
     """Average the voxels of each parcel, frame by frame.
 
@@ -204,14 +205,17 @@ def parcellate(
         Seconds.
     least_coverage
         A parcel with less coverage is lost: NaN in all frames.
+    used
+        (T,) frames that are not left out later, or None for all. Only these say which voxels and parcels hold signal,
+        and what the temporal SNR is; every frame has its mean.
 
     Returns
     -------
     Parcellated
         Values are means in the image's units (slope and intercept applied), summed in float64. A voxel that is zero
-        in every frame lies outside the field of view and counts neither in the mean nor in coverage. NaN voxels are
-        left out of the mean of their frame. A parcel whose mean is the same in all frames holds no signal: it is
-        lost, and its voxels and coverage are 0.
+        in every used frame lies outside the field of view and counts neither in the mean nor in coverage. NaN voxels
+        are left out of the mean of their frame. A parcel whose mean is the same in all used frames holds no signal:
+        it is lost, and its voxels and coverage are 0.
 
     Raises
     ------
@@ -219,7 +223,8 @@ def parcellate(
         The file is truncated or corrupt.
     """
     voxels = _Voxels.of(grid, mask)
-    sums = _Accumulator(voxels, header)
+    used = np.ones(header.shape[3], np.bool_) if used is None else used
+    sums = _Accumulator(voxels, header, used)
     for volume in frames(header):
         sums.add(volume)
     means, n_voxels = sums.means()
@@ -228,10 +233,11 @@ def parcellate(
     values[:, voxels.rows] = means
     counts = np.zeros(n_parcels, np.int64)
     counts[voxels.rows] = n_voxels
-    counts[(values == values[0]).all(axis=0)] = 0  # as stored, in float32: what a later step could see change
+    kept = values[used]
+    counts[(kept == kept[:1]).all(axis=0)] = 0  # as stored, in float32: what a later step could see change
     coverage = np.divide(counts, grid.expected, out=np.zeros(n_parcels), where=grid.expected > 0).astype(np.float32)
     # A parcel with a frame that has no finite voxel at all has a hole no later step could carry.
-    lost = (counts == 0) | (coverage < least_coverage) | np.isnan(values).any(axis=0)
+    lost = (counts == 0) | (coverage < least_coverage) | np.isnan(kept).any(axis=0)
     values[:, lost] = np.nan
     return Parcellated(RoiSeries(values, coverage, repetition_time), counts, sums.tsnr(), sums.sample())
 
@@ -265,8 +271,9 @@ class _Voxels:
 class _Accumulator:
     """Sums per frame and parcel in raw units, which voxels ever held signal, and a sample for the temporal SNR."""
 
-    def __init__(self, voxels: _Voxels, header: Header) -> None:
+    def __init__(self, voxels: _Voxels, header: Header, used: NDArray[np.bool_] | None = None) -> None:
         n = len(voxels.order)
+        self._used, self._n_used = np.ones(header.shape[3], np.bool_) if used is None else used, 0
         self._voxels = voxels
         self._slope, self._intercept = header.slope or 1.0, header.intercept
         self._zero = -self._intercept / self._slope  # the raw value that means 0
@@ -290,11 +297,12 @@ class _Accumulator:
             np.add.reduceat(values, self._voxels.starts, dtype=np.float64, out=total)
             if not np.isfinite(total).all():
                 self._add_without_nan(values)
-        if not self._complete:
+        if not self._complete and self._used[self._t]:
             self._signal |= (values != self._zero) & np.isfinite(values)
             self._complete = bool(self._signal.all())
         sampled = values[:: self._step]
-        self._sample(sampled)
+        if self._used[self._t]:
+            self._sample(sampled)
         self._carpet[self._t] = sampled[self._shown]
         self._t += 1
 
@@ -308,14 +316,19 @@ class _Accumulator:
         self._nan[self._t] = self._last_nan
 
     def _sample(self, values: NDArray[Any]) -> None:
-        if self._t == 0:
+        if self._n_used == 0:
             self._first[:] = values
+        self._n_used += 1
         shifted = values - self._first  # keeps the sum of squares exact for large means
         self._sum += shifted
         self._square += shifted * shifted
 
     def means(self) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Return means (T, P) in physical units and the voxels (P,) behind them."""
+        """Return means (T, P) in physical units and the voxels (P,) behind them.
+
+        A voxel that holds signal only in frames that are not used is taken for zero throughout: means of such frames
+        are off by it, and nothing is made of them.
+        """
         n_voxels = self._voxels.count(self._signal)
         counts = np.broadcast_to(n_voxels, self._sums.shape).copy()
         sums = self._sums - self._voxels.count(~self._signal) * self._zero
@@ -337,10 +350,10 @@ class _Accumulator:
 
     def tsnr(self) -> float:
         """Return the median over sampled voxels of temporal mean over temporal standard deviation."""
-        if not len(self._sum):
+        if not len(self._sum) or not self._n_used:
             return float("nan")
-        mean = self._sum / self._t
-        sd = np.sqrt(np.maximum(self._square / self._t - mean * mean, 0)) * abs(self._slope)
+        mean = self._sum / self._n_used
+        sd = np.sqrt(np.maximum(self._square / self._n_used - mean * mean, 0)) * abs(self._slope)
         level = np.abs((mean + self._first) * self._slope + self._intercept)
         used = self._signal[:: self._step] & (sd > 0)
         return float(np.median(level[used] / sd[used])) if used.any() else float("nan")

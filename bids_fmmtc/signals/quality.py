@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_fmmtc.signals.denoise import Cleaned, Confounds
+from bids_fmmtc.signals.confounds import Confounds
+from bids_fmmtc.signals.denoise import Cleaned
 from bids_fmmtc.signals.parcellate import Parcellated
 from bids_fmmtc.signals.windows import Frames
 from bids_fmmtc.types import RoiSeries

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from bids_fmmtc.errors import ConfoundsError, DataError, ShortRecordingError
 from bids_fmmtc.recipe import Denoising, Recipe
-from bids_fmmtc.signals.denoise import Cleaned, Confounds
+from bids_fmmtc.signals.confounds import Confounds
+from bids_fmmtc.signals.denoise import Cleaned
 from bids_fmmtc.signals.parcellate import Parcellated
 from bids_fmmtc.signals.parcels import Table, match_columns, read_series
 from bids_fmmtc.signals.quality import IMPORTED, measure

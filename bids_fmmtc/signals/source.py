@@ -21,9 +21,11 @@ from numpy.typing import NDArray
 from bids_fmmtc.errors import ConfoundsError, CoverageError, ImageError, RepetitionTimeError, SpaceError
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.signals.atlas import LabelGrid, labels_on_grid
-from bids_fmmtc.signals.denoise import Cleaned, Confounds, check_limits, denoise, read_confounds
+from bids_fmmtc.signals.confounds import Confounds, read_confounds
+from bids_fmmtc.signals.denoise import Cleaned, check_limits, denoise
 from bids_fmmtc.signals.parcellate import Header, Parcellated, Sample, parcellate, read_header
 from bids_fmmtc.signals.quality import frame_table, measure
+from bids_fmmtc.signals.regressors import Chosen, choose
 from bids_fmmtc.signals.spaces import Placement, place
 from bids_fmmtc.signals.windows import Frames, cut, scale
 from bids_fmmtc.types import Atlas, Float32, Int32, Recording, RoiSeries
@@ -212,13 +214,17 @@ class Source(Opened):
         return read_confounds(path, self.header.shape[3])
 
     @cached_property
+    def chosen(self) -> Chosen:
+        """Frames and regressors that the recipe takes."""
+        return choose(self.confounds, self.recipe.denoising, self.header.shape[3])
+
+    @cached_property
     def raw(self) -> Parcellated:
         """Parcel means as they are in the image; the one pass over the 4-D file."""
         # What can fail fast does so before the long read.
         tr, mask, grid = self.repetition_time, self.mask, self._grids.on(self.header, self.placement)
-        _ = self.confounds
         check_limits(self.recipe.denoising, tr)
-        raw = parcellate(self.header, grid, mask, tr, self.recipe.least_coverage)
+        raw = parcellate(self.header, grid, mask, tr, self.recipe.least_coverage, self.chosen.keep)
         name, space = self.recording.bold.name, self.recording.space
         refuse_lost(
             raw.series,
@@ -241,7 +247,7 @@ class Source(Opened):
     @cached_property
     def cleaned(self) -> Cleaned:
         """Series after the recipe's denoising."""
-        return denoise(self.raw.series, self.confounds, self.recipe.denoising)
+        return denoise(self.raw.series, self.confounds, self.recipe.denoising, self.chosen)
 
     @property
     def xyz(self) -> Float32:

@@ -121,3 +121,31 @@ def write_bold(tmp_path_factory):
         return path
 
     return write
+
+
+MOTION = [f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"]
+
+
+@pytest.fixture
+def table(tmp_path):
+    """Write a confounds table of ``n`` frames; columns may be given as arrays or text cells."""
+
+    def write(n=40, columns=None, without=(), name="sub-1_desc-confounds_timeseries.tsv", json=None):
+        rng = np.random.default_rng(1)
+        names = [*MOTION, "csf", "white_matter", "global_signal"]
+        powers = [f"{c}{s}" for c in names for s in ("_derivative1", "_power2", "_derivative1_power2")]
+        data = {c: [f"{v:.6f}" for v in rng.normal(0, 0.1, n)] for c in [*names, *powers, "cosine00", "std_dvars"]}
+        data["framewise_displacement"] = ["n/a"] + ["0.1"] * (n - 1)
+        for c in powers:
+            if "derivative" in c:
+                data[c][0] = "n/a"
+        data |= {c: [str(v) for v in values] for c, values in (columns or {}).items()}
+        data = {c: v for c, v in data.items() if c not in without}
+        rows = ["\t".join(data), *("\t".join(row) for row in zip(*data.values(), strict=True))]
+        path = tmp_path / name
+        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+        if json is not None:
+            path.with_suffix(".json").write_text(json, encoding="utf-8")
+        return path
+
+    return write

@@ -17,12 +17,19 @@ def test_levels_are_standard_deviations_about_the_trend():
     assert np.abs(grey_levels(values).astype(float) - expected).max() <= 1
 
 
-def test_the_first_frames_do_not_set_the_scale():
+@pytest.mark.parametrize("value", [800.0, -1e30, np.nan, np.inf])
+def test_frames_that_are_left_out_do_not_set_the_scale(value):
     values = np.random.default_rng(1).standard_normal((3, 100)).astype(np.float32) + 500
-    bright = values.copy()
-    bright[:, :4] += 300
-    np.testing.assert_array_equal(grey_levels(bright, 4)[:, 4:], grey_levels(values[:, 4:]))
-    assert (grey_levels(bright, 4)[:, :4] == 255).all()
+    used = np.ones(100, bool)
+    used[[0, 1, 2, 3, 57, 99]] = False
+    changed = values.copy()
+    changed[:, ~used] = value
+    np.testing.assert_array_equal(grey_levels(changed, used)[:, used], grey_levels(values, used)[:, used])
+    if np.isfinite(value):
+        assert (grey_levels(changed, used)[:, ~used] == (255 if value > 0 else 0)).all()
+    else:
+        assert grey_levels(changed, used)[:, used].std() > 10
+    np.testing.assert_array_equal(grey_levels(values, np.arange(100) >= 4)[:, 4:], grey_levels(values[:, 4:]))
 
 
 @pytest.mark.parametrize("value", [0.0, 7.3, -1e6, np.nan, np.inf])
@@ -36,4 +43,4 @@ def test_a_voxel_without_signal_is_the_middle(value):
 
 def test_fewer_frames_than_a_trend_needs():
     assert grey_levels(np.ones((2, 2), np.float32)).shape == (2, 2)
-    assert grey_levels(np.array([[1, 2, 3]], np.float32), 2).dtype == np.uint8
+    assert grey_levels(np.array([[1, 2, 3]], np.float32), np.arange(3) > 1).dtype == np.uint8

@@ -412,3 +412,29 @@ def test_an_affine_in_the_wrong_unit_is_refused(tmp_path, size):
     nib.save(nib.Nifti1Image(np.ones((3, 3, 3, 4), np.int16), np.diag([size, size, size, 1])), path)
     with pytest.raises(ImageError, match=r"expected 0\.3 to 30 mm"):
         read_header(path)
+
+
+@pytest.mark.parametrize("junk", [np.nan, np.inf, 0.0, -7.0, 1e30])
+def test_frames_that_are_left_out_say_nothing_of_the_others(write_bold, grid_of, brain, junk):
+    """Neither which voxels hold signal, nor which parcels are lost, nor the temporal SNR."""
+    _, labels, raw = brain
+    values = raw.astype(np.float32)
+    values[1:3, 1] = 0  # out of the field of view
+    used = np.ones(values.shape[3], bool)
+    used[[0, 1, 6, len(used) - 1]] = False
+    changed = values.copy()
+    changed[..., ~used] = junk
+    changed[1:3, 1, :, 6] = 5.0
+    one, other = (
+        parcellate(read_header(write_bold(v)), grid_of(labels), None, 2.0, 0.0, used) for v in (values, changed)
+    )
+    np.testing.assert_array_equal(one.series.values[used], other.series.values[used])
+    np.testing.assert_array_equal(one.series.coverage, other.series.coverage)
+    np.testing.assert_array_equal(one.n_voxels, other.n_voxels)
+    assert one.tsnr == other.tsnr
+    np.testing.assert_array_equal(one.sample.parcels, other.sample.parcels)
+    np.testing.assert_array_equal(one.sample.values[:, used], other.sample.values[:, used])
+    assert (one.n_voxels > 0).any()
+    few = parcellate(read_header(write_bold(values[..., used])), grid_of(labels), None, 2.0)  # as if never recorded
+    np.testing.assert_array_equal(few.series.values, one.series.values[used])
+    assert few.tsnr == one.tsnr
