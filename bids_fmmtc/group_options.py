@@ -42,6 +42,18 @@ def _add_people(parser: argparse.ArgumentParser) -> None:
         "predictions are only gathered",
     )
     group.add_argument("--responder-if", metavar="RULE", help='what makes a responder: ">=30", "==remitted"')
+    group.add_argument(
+        "--non-responder",
+        metavar="VALUE",
+        help="beside ==VALUE: values of non-responders, where the column holds more than two",
+        **several,  # type: ignore[arg-type]
+    )
+    group.add_argument(
+        "--missing-code",
+        metavar="VALUE",
+        help="values that mean missing, such as -99 or unknown; n/a: what else looks like a code is a value",
+        **several,  # type: ignore[arg-type]
+    )
     group.add_argument("--arm-column", metavar="COLUMN", help="column that names the treatment")
     group.add_argument("--arm", metavar="NAME", help="learn from these arms only; default: all", **several)  # type: ignore[arg-type]
     group.add_argument("--site-column", metavar="COLUMN", help="column that names site or scanner")
@@ -107,6 +119,8 @@ def group_settings(options: argparse.Namespace) -> GroupSettings:
         features=tuple(_real(p) for p in options.features),
         outcome=options.outcome,
         responder_if=options.responder_if,
+        non_responders=tuple(options.non_responder),
+        missing_codes=tuple(options.missing_code),
         arm_column=options.arm_column,
         arms=tuple(options.arm),
         site_column=options.site_column,
@@ -145,6 +159,8 @@ def group_settings(options: argparse.Namespace) -> GroupSettings:
 def _check(chosen: GroupSettings) -> None:
     needs_outcome = {
         "--responder-if": chosen.responder_if,
+        "--non-responder": chosen.non_responders,
+        "--missing-code": chosen.missing_codes,
         "--arm-column": chosen.arm_column,
         "--site-column": chosen.site_column,
         "--covariates": chosen.covariates,

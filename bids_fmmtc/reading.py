@@ -166,11 +166,14 @@ def read_rows(path: Path) -> list[list[str]]:
     return [row for _, row in read_lines(path)]
 
 
-def read_lines(path: Path) -> list[tuple[int, list[str]]]:
-    """Read a table as `read_rows` does, each row with its line in the file, counted from 1, for messages."""
+def read_lines(path: Path, *, strict: bool = False) -> list[tuple[int, list[str]]]:
+    """Read a table as `read_rows` does, each row with its line in the file, counted from 1, for messages.
+
+    ``strict`` refuses quotes that are out of place or never closed, which would swallow the lines after them.
+    """
     text = read_text(path, TABLE_BYTES)
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter="\t")
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter="\t", strict=strict)
     try:
         return [(lines.line_num, row) for row in lines if row]
     except csv.Error as error:
-        raise _unreadable(path, f"is not a readable table: {error}") from None
+        raise _unreadable(path, f"is not a readable table: {error}", "Check the quotes in it." * strict) from None

@@ -22,6 +22,8 @@ class GroupSettings:
     features: tuple[Path, ...] = ()
     outcome: str | None = None
     responder_if: str | None = None
+    non_responders: tuple[str, ...] = ()
+    missing_codes: tuple[str, ...] = ()
     arm_column: str | None = None
     arms: tuple[str, ...] = ()
     site_column: str | None = None

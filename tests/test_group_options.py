@@ -33,6 +33,13 @@ def test_lists_and_paths():
     assert found.features == (Path.cwd() / "a", Path.cwd().parent / "b")
 
 
+def test_codes_and_non_responders_are_words_or_numbers_below_zero():
+    found = group("--outcome", "y", "--missing-code", "-99", "-9.5", "not done", "--missing-code", "n/a")
+    assert found.missing_codes == ("-99", "-9.5", "not done", "n/a")
+    found = group("--outcome", "y", "--responder-if", "==full", "--non-responder", "partial", "-1")
+    assert found.non_responders == ("partial", "-1")
+
+
 @pytest.mark.parametrize(
     ("text", "outcome"),
     [
@@ -55,6 +62,8 @@ def test_another_cohort_misspelt(text):
     ("words", "says"),
     [
         (("--site-column", "s"), "--site-column needs an --outcome"),
+        (("--missing-code", "-9"), "--missing-code needs an --outcome"),
+        (("--non-responder", "no"), "--non-responder needs an --outcome"),
         (("--reference-protocol",), "--reference-protocol needs an --outcome"),
         (("--outcome", "y", "--arm", "a"), "--arm needs --arm-column"),
         (("--outcome", "y", "--adapt"), "--adapt needs --external"),

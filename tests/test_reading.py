@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bids_fmmtc import reading
 from bids_fmmtc.errors import UnreadableError
-from bids_fmmtc.reading import is_missing, is_there, read_json, read_object, read_rows, read_text
+from bids_fmmtc.reading import is_missing, is_there, read_json, read_lines, read_object, read_rows, read_text
 
 
 def refusal(read, path):
@@ -103,6 +103,17 @@ def test_broken_content_is_named(tmp_path, content, word):
 def test_a_table_with_an_endless_cell_is_refused(tmp_path):
     (tmp_path / "x.tsv").write_text("a\n" + "9" * 200_000 + "\n")
     assert "table" in refusal(read_rows, tmp_path / "x.tsv").message
+
+
+def test_lines_keep_their_numbers_and_strict_quotes_swallow_none(tmp_path):
+    path = tmp_path / "x.tsv"
+    path.write_bytes(b"\xef\xbb\xbfa\tb\r\n\r\n1\t2\n")
+    assert read_lines(path) == [(1, ["a", "b"]), (3, ["1", "2"])]
+    assert read_rows(path) == [["a", "b"], ["1", "2"]]
+    path.write_text('a\tb\n"1\t2\n3\t4\n')
+    assert len(read_lines(path)) == 2
+    with pytest.raises(UnreadableError, match=r"not a readable table: unexpected end of data\. Check the quotes"):
+        read_lines(path, strict=True)
 
 
 def test_a_null_character_in_a_path_is_one_line(tmp_path):

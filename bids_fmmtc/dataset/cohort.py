@@ -6,13 +6,13 @@ Nobody vanishes: whoever has a recording here or a row in the outcome's table is
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bids_fmmtc.dataset.naming import natural, some
+from bids_fmmtc.dataset.naming import natural, padded_otherwise, some, told_padding
 from bids_fmmtc.dataset.outcomes import OutcomeRow, Outcomes, count_reasons
 from bids_fmmtc.dataset.records import Record, common_recipe, gather, label_of
 from bids_fmmtc.dataset.response import refuse_degenerate
@@ -94,6 +94,8 @@ def load_cohort(
     wanted = _select(records, _reasons(records, participants, tasks, outcomes.sessions), out)
     matched = _match(wanted, outcomes, table, out)
     out += _without_features(records, outcomes, {p.removeprefix("sub-") for p in participants})
+    pairs = padded_otherwise(table, {record.participant for record in records})
+    out = _tell_padding(out, pairs)
     arrays: dict[str, list[Float32]] = {name: [] for name in names}
     kept: list[tuple[str, OutcomeRow]] = []
     qualities: list[tuple[Mapping[str, Any], ...]] = []
@@ -107,7 +109,7 @@ def load_cohort(
     cohort = _cohort(kept, qualities, arrays, outcomes, first.digest)
     refuse_degenerate(cohort.y, cohort.subjects, cohort.kind, f"those with features ({outcomes.definition})")
     ordered = sorted(dict.fromkeys(out), key=lambda e: (natural(e.key), e.reason))
-    return Loaded(cohort, tuple(ordered), (*notes, *_mixed_sessions(kept, outcomes)))
+    return Loaded(cohort, tuple(ordered), (*notes, *told_padding(pairs), *_mixed_sessions(kept, outcomes)))
 
 
 # ---------------------------------------------------------------------------------------------------------------- who
@@ -143,8 +145,21 @@ def _refuse_strangers(records: Sequence[Record], table: Mapping[str, Any]) -> No
         raise DataError(
             f"nobody in the outcome's table has features: the table has {some(table, 3)}; the features are of "
             f"{some(people, 3)}.",
-            "Labels are compared as written: 1 is not 01.",
+            " ".join(told_padding(padded_otherwise(table, people))) or "Labels are compared as written: 1 is not 01.",
         )
+
+
+def _tell_padding(out: Sequence[Exclusion], pairs: dict[str, str]) -> list[Exclusion]:
+    """Say in the reasons who may be whom, where labels of table and features differ by leading zeros only."""
+    others = pairs | {there: here for here, there in pairs.items()}
+    where = dict.fromkeys(pairs, "of the features") | dict.fromkeys(pairs.values(), "of the table")
+    told = [e.participant in others and e.reason.startswith(("no outcome", "no features")) for e in out]
+    return [
+        replace(e, reason=f"{e.reason}; {others[e.participant]} {where[e.participant]} differs by leading zeros only")
+        if tell
+        else e
+        for e, tell in zip(out, told, strict=True)
+    ]
 
 
 def _reasons(

@@ -26,10 +26,37 @@ _PARTS = re.compile(r"(\d+)", re.ASCII)
 _DENOISED = {"smoothAROMAnonaggr": "already denoised by fMRIPrep's ICA-AROMA; the recipe starts from desc-preproc"}
 
 
-def natural(text: str) -> tuple[tuple[int, str], ...]:
-    """Sort key under which ``sub-2`` comes before ``sub-10``."""
+def natural(text: str) -> tuple[tuple[int, str, str], ...]:
+    """Sort key under which ``sub-2`` comes before ``sub-10``; numbers of any length."""
     parts = _PARTS.split(text)
-    return tuple((int(part), part) if i % 2 else (-1, part) for i, part in enumerate(parts))
+    whole = (part.lstrip("0") for part in parts)
+    return tuple(
+        (len(n), n, part) if i % 2 else (-1, "", part) for i, (n, part) in enumerate(zip(whole, parts, strict=True))
+    )
+
+
+def unpadded(label: str) -> str:
+    """Return a label with the leading zeros of every number in it left out: ``sub-01`` and ``sub-1`` become one."""
+    return "".join((part.lstrip("0") or "0") if i % 2 else part for i, part in enumerate(_PARTS.split(label)))
+
+
+def padded_otherwise(some_labels: Iterable[str], others: Iterable[str]) -> dict[str, str]:
+    """Return labels of the first that are not among the others -> the one there that differs by leading zeros only."""
+    first, second = set(some_labels), set(others)
+    plain = {unpadded(label): label for label in sorted(second - first, key=natural, reverse=True)}
+    return {label: plain[unpadded(label)] for label in sorted(first - second, key=natural) if unpadded(label) in plain}
+
+
+def told_padding(pairs: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the sentence on labels that differ by leading zeros only; none where there are no such pairs."""
+    if not pairs:
+        return ()
+    shown = ", ".join(f"{one} / {other}" for one, other in list(pairs.items())[:3])
+    many = "1 label differs" if len(pairs) == 1 else f"{len(pairs)} labels differ"
+    return (
+        f"{many} from those of the features by leading zeros only ({shown}{', …' if len(pairs) > 3 else ''}) and so "
+        "stand for other people: write them alike in the table.",
+    )
 
 
 def some(labels: Iterable[str], most: int = 10) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bids_fmmtc.dataset.codes import settle, unused
 from bids_fmmtc.dataset.naming import some
 from bids_fmmtc.dataset.response import Rule, all_numbers, find_rule, refuse_degenerate, refuse_twins
 from bids_fmmtc.dataset.tables import (
@@ -48,6 +49,10 @@ class OutcomeSpec:
     sessions
         Session labels, with or without ``ses-``: where the outcome is told by session, the only rows that count, and
         the only scans that a cohort takes. Empty means all.
+    non_responders
+        Beside ``==value``: the values of those who did not respond, where there are more than one.
+    missing_codes
+        Values that are missing in all these columns; ``n/a`` says that there are no others (see `codes`).
     """
 
     outcome: str
@@ -58,6 +63,8 @@ class OutcomeSpec:
     covariates: tuple[str, ...] = ()
     group_column: str | None = None
     sessions: tuple[str, ...] = ()
+    non_responders: tuple[str, ...] = ()
+    missing_codes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         labels = tuple(dict.fromkeys(label.removeprefix("ses-") for label in self.sessions))
@@ -157,13 +164,15 @@ def read_outcomes(
     SelectionError
         An arm or session that nobody has.
     DataError
-        A column that is not there, is ambiguous or contradicts itself; one class only, or a constant outcome.
+        A column that is not there, is ambiguous or contradicts itself, or holds what may be codes for missing values;
+        one class only, or a constant outcome.
     """
     _check(spec)
     source, name = split_source(spec.outcome)
     table, notes = find_table(source, name, roots)
-    outcome = table.column(name)
-    rule = find_rule(outcome, spec.responder_if)
+    raw = table.column(name)
+    outcome = settle(raw, spec.missing_codes)
+    rule = find_rule(outcome, spec.responder_if, spec.non_responders)
     if any(other == name for other in (*spec.covariates, spec.arm_column, spec.site_column, spec.group_column)):
         raise UsageError(f"{outcome} is the outcome and cannot be arm, site, family or covariate too.")
     columns = _Columns(table, roots, spec)
@@ -189,7 +198,11 @@ def read_outcomes(
         sessions=spec.sessions,
         levels={c: code.levels for c, code in encoded.items()},
         sources={name: table.name, **columns.sources},
-        notes=(*notes, *columns.notes, *rule.notes, *(note for code in encoded.values() for note in code.notes)),
+        notes=(
+            *(*notes, *outcome.notes, *columns.notes, *rule.notes),
+            *(note for code in encoded.values() for note in code.notes),
+            *unused(spec.missing_codes, [raw, *columns.read]),
+        ),
     )
 
 
@@ -207,10 +220,13 @@ class _Columns:
     def __init__(self, table: Table, roots: Sequence[Path], spec: OutcomeSpec) -> None:
         self.notes: list[str] = []
         self.sources: dict[str, str] = {}
+        self.read: list[Column] = []
         self._columns: dict[str, Column] = {}
         words = [name for name in (spec.arm_column, spec.site_column, spec.group_column) if name is not None]
         for name in dict.fromkeys((*words, *spec.covariates)):
-            column = self._find(name, table, roots)
+            self.read.append(self._find(name, table, roots))
+            column = settle(self.read[-1], spec.missing_codes)
+            self.notes += column.notes
             if name in words:
                 refuse_twins(column)
             self._columns[name] = column

@@ -45,7 +45,7 @@ class Rule:
     notes: tuple[str, ...] = ()
 
 
-def find_rule(column: Column, responder_if: str | None) -> Rule:
+def find_rule(column: Column, responder_if: str | None, non_responders: Sequence[str] = ()) -> Rule:
     """Decide what an outcome column holds.
 
     Parameters
@@ -56,45 +56,89 @@ def find_rule(column: Column, responder_if: str | None) -> Rule:
         ``>=20``, ``>20``, ``<=-30``, ``<-30`` on numbers, ``==value`` on numbers or words. None leaves it to the
         column: 0/1 and the pairs responder/non-responder, yes/no, true/false (in any case) are classified, more than
         two numbers are predicted as numbers.
+    non_responders
+        Beside ``==value``: who did not respond. Needed where there is more than one other value: a "lost" among
+        "relapsed" is no failure of the drug.
 
     Raises
     ------
     UsageError
-        The expression cannot be read.
+        The expression cannot be read, or non-responders are named without ``==value``.
     DataError
-        Words where numbers are expected, a value that nobody has, or a column that could be read in two ways.
+        Words where numbers are expected, a value that nobody has, one that is neither class, or a column that could
+        be read in two ways.
     """
-    return _by_itself(column) if responder_if is None else _by_expression(column, responder_if)
-
-
-def _by_expression(column: Column, expression: str) -> Rule:
-    """Classify by ``--responder-if``."""
-    match = _EXPRESSION.fullmatch(expression)
+    if responder_if is None:
+        _refuse_alone(non_responders)
+        return _by_itself(column)
+    match = _EXPRESSION.fullmatch(responder_if)
     limit = number(match[2]) if match else None
     if match is None or (limit is None and match[1] != "=="):
         raise UsageError(
-            f"--responder-if {expression!r} cannot be read.",
+            f"--responder-if {responder_if!r} cannot be read.",
             "Write >=20, >20, <=-30, <-30 with a plain number, or ==value; quote it, since the shell takes < and >.",
         )
-    definition = f"responder where {column.name} {match[1]} {match[2]}"
-    if limit is not None and match[1] != "==":
-        compare = _COMPARE[match[1]]
-        values = {word: float(compare(value, limit)) for word, value in all_numbers(column).items()}
-        return Rule("classification", definition, values)
+    if match[1] == "==":
+        return _by_value(column, match[2], non_responders)
+    _refuse_alone(non_responders)
+    compare, limit = _COMPARE[match[1]], limit or 0.0
+    values = {word: float(compare(value, limit)) for word, value in all_numbers(column).items()}
+    return Rule("classification", f"responder where {column.name} {match[1]} {match[2]}", values)
+
+
+def _refuse_alone(non_responders: Sequence[str]) -> None:
+    if non_responders:
+        raise UsageError("--non-responder needs --responder-if ==VALUE.", "Say what makes a responder, too.")
+
+
+def _by_value(column: Column, value: str, non_responders: Sequence[str]) -> Rule:
+    """Classify by ``--responder-if ==value``: the known partner of a word, the only other value, or those named."""
     words = column.words()
-    values = {word: float(word == match[2] if limit is None else number(word) == limit) for word in words}
-    if words and not any(values.values()):
-        near = difflib.get_close_matches(match[2], words, 1)
-        hint = f"Did you mean {quoted(near)}?" if near else ""
-        raise DataError(f"nobody has {match[2]!r} in {column}; it holds {quoted(words)}.", hint)
+    responders = [word for word in words if _equal(word, value)]
+    if words and not responders:
+        raise _nobody(value, column)
+    absent = [word for word in non_responders if not any(_equal(other, word) for other in words)]
+    if absent:
+        raise _nobody(absent[0], column)
     refuse_twins(column)
-    return Rule("classification", definition, values)
+    others = [word for word in words if word not in responders]
+    partners = [pair[1 - pair.index(_plain(value))] for pair in _PAIRS if _plain(value) in pair]
+    if non_responders:
+        neither = [word for word in others if not any(_equal(word, other) for other in non_responders)]
+    elif partners:
+        neither = [word for word in others if _plain(word) not in partners]
+    else:
+        neither = others if len({word if number(word) is None else number(word) for word in others}) > 1 else []
+    if neither:
+        raise DataError(
+            f"{column} holds {quoted(neither)}, and whether those are non-responders cannot be told from "
+            f"--responder-if =={value}.",
+            "Name the values of non-responders with --non-responder, and what is missing with --missing-code.",
+        )
+    named = f", non-responder where it is {quoted(others)}" if non_responders else ""
+    values = {word: float(word in responders) for word in words}
+    return Rule("classification", f"responder where {column.name} == {value}{named}", values)
+
+
+def _equal(word: str, value: str) -> bool:
+    limit = number(value)
+    return word == value if limit is None else number(word) == limit
+
+
+def _nobody(value: str, column: Column) -> DataError:
+    near = difflib.get_close_matches(value, column.words(), 1)
+    hint = f"Did you mean {quoted(near)}?" if near else ""
+    return DataError(f"nobody has {value!r} in {column}; it holds {quoted(column.words())}.", hint)
+
+
+def _plain(word: str) -> str:
+    return re.sub(r"[\s_-]", "", word.casefold())
 
 
 def _by_itself(column: Column) -> Rule:
     """Classify 0/1 and known pairs of words, predict numbers, refuse the rest."""
     words = column.words()
-    plain = {word: re.sub(r"[\s_-]", "", word.casefold()) for word in words}
+    plain = {word: _plain(word) for word in words}
     for pair in _PAIRS:
         if words and set(plain.values()) <= set(pair):
             values = {word: float(pair.index(plain[word])) for word in words}
@@ -141,7 +185,7 @@ def all_numbers(column: Column) -> dict[str, float]:
     if words:
         raise DataError(
             f"{column} holds {quoted(words, 5)} where numbers are expected.",
-            "Write n/a for what is missing, and a point for decimals.",
+            "Write n/a for what is missing (or name it with --missing-code), and a point for decimals.",
         )
     return {word: value for word, value in numbers.items() if value is not None}
 

@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import math
 import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from bids_fmmtc.dataset.folders import list_participants, refuse_absent
 from bids_fmmtc.dataset.naming import natural
-from bids_fmmtc.errors import DataError, MissingInputError, UsageError
+from bids_fmmtc.errors import DataError, MissingInputError, UnreadableError, UsageError
+from bids_fmmtc.reading import is_missing, is_there, read_lines, read_object
 
 PARTICIPANTS = "participants.tsv"
 SESSIONS = "sessions"
-_MISSING = frozenset({"", "n/a", "nan"})
+_PLAINLY_MISSING = frozenset({"", "n/a", "nan"})  # casefolded; other words for it are told to the user
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.ASCII | re.IGNORECASE)
 _SHOWN = 40
 
 
 def known(text: str) -> str | None:
-    """Return a cell without the white space around it; None for ``n/a``, ``NaN`` (in any case) and nothing at all."""
-    text = text.strip()
-    return None if text.casefold() in _MISSING else text
+    """Return a cell without the white space around it; None where it says that its value is missing (``n/a``, NA)."""
+    return None if is_missing(text) else text.strip()
 
 
 def number(text: str) -> float | None:
@@ -53,19 +53,28 @@ class Column:
         The table it stands in, for messages and reports.
     values
         Participant (``sub-01``) -> session label or None -> text, or None where missing.
+    described
+        What the data dictionary beside the table says of the column.
+    notes
+        What the user should know of it, one line each.
     """
 
     name: str
     table: str
     values: Mapping[str, Mapping[str | None, str | None]]
+    described: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         return f"column {self.name!r} of {self.table}"
 
+    def texts(self) -> list[str]:
+        """Return the texts that are not missing, one a row."""
+        return [text for row in self.values.values() for text in row.values() if text is not None]
+
     def words(self) -> tuple[str, ...]:
         """Return the distinct texts that are not missing, in natural order."""
-        found = {text for row in self.values.values() for text in row.values() if text is not None}
-        return tuple(sorted(found, key=lambda word: (natural(word), word)))
+        return tuple(sorted(set(self.texts()), key=natural))
 
     def of(self, participant: str, session: str | None) -> str | None:
         """Return the text for a participant's session, or for the participant where the table has no such session.
@@ -111,12 +120,15 @@ class Table:
         Names that the header holds more than once.
     rows
         One a line, under a participant id that starts with ``sub-``.
+    dictionaries
+        JSON files that may describe its columns, the more particular ones last; they need not be there.
     """
 
     name: str
     columns: tuple[str, ...]
     repeated: frozenset[str]
     rows: tuple[_Row, ...]
+    dictionaries: tuple[Path, ...] = ()
 
     @property
     def participants(self) -> tuple[str, ...]:
@@ -129,7 +141,8 @@ class Table:
         Raises
         ------
         DataError
-            The header does not hold the name or holds it twice, or two lines contradict each other.
+            The header does not hold the name or holds it twice, two lines contradict each other, or the data
+            dictionary cannot be read.
         """
         if name not in self.columns:
             raise no_column(name, [self])
@@ -149,7 +162,19 @@ class Table:
                 )
             seen[row.session] = text
             lines.setdefault((row.participant, row.session), row.where)
-        return Column(name, self.name, values)
+        cells = {row.values.get(name, "").strip() for row in self.rows}
+        taken = sorted(cell for cell in cells if is_missing(cell) and cell.casefold() not in _PLAINLY_MISSING)
+        note = (f"column {name!r} of {self.name}: {quoted(taken)} taken as missing.",) if taken else ()
+        return Column(name, self.name, values, self._described(name), note)
+
+    def _described(self, name: str) -> dict[str, Any]:
+        """Return what the data dictionaries say of a column, the later ones over the earlier."""
+        found: dict[str, Any] = {}
+        for path in filter(is_there, self.dictionaries):
+            refuse_absent(path)
+            about = read_object(path).get(name)
+            found |= about if isinstance(about, dict) else {}
+        return found
 
 
 # ---------------------------------------------------------------------------------------------------------------- find
@@ -301,6 +326,7 @@ def _read_sessions(root: Path) -> Table:
         tuple(dict.fromkeys(column for table in tables for column in table.columns)),
         frozenset().union(*(table.repeated for table in tables)),
         tuple(row for table in tables for row in table.rows),
+        (root / f"{SESSIONS}.json", *(path for table in tables for path in table.dictionaries)),
     )
 
 
@@ -334,26 +360,22 @@ def _table(path: Path, name: str, participant: str | None) -> Table:
         values = dict(zip(header, cells, strict=False))
         rows.append(_Row(f"sub-{whom.removeprefix('sub-')}", session, where, values))
     repeated = frozenset(column for column in header if header.count(column) > 1)
-    return Table(name, tuple(dict.fromkeys(header)), repeated, tuple(rows))
+    return Table(name, tuple(dict.fromkeys(header)), repeated, tuple(rows), (path.with_suffix(".json"),))
 
 
 def _lines(path: Path, name: str) -> list[tuple[int, list[str]]]:
     """Return line number and cells of every line that holds something."""
     refuse_absent(path)
     try:
-        with path.open(encoding="utf-8-sig", newline="") as f:
-            # Strict, since a quote that is never closed would silently swallow the lines after it.
-            reader = csv.reader(f, delimiter="\t", strict=True)
-            lines = [(reader.line_num, cells) for cells in reader]
-    except UnicodeDecodeError:
-        raise DataError(f"{name} is not UTF-8 text.", "Save it as UTF-8 with tabs between the columns.") from None
-    except csv.Error as error:
-        raise DataError(f"{name} is not a table: {error}.", "Check the quotes in it.") from None
-    except OSError as error:
-        raise DataError(f"{name} cannot be read: {error.strerror or error}.") from None
+        # Strict, since a quote that is never closed would silently swallow the lines after it.
+        lines = read_lines(path, strict=True)
+    except UnreadableError as error:
+        what = f"{name}{error.message.removeprefix(path.name)}"
+        raise DataError(what, error.hint or "Save it as UTF-8 with tabs between the columns.") from None
     return [(i, cells) for i, cells in lines if any(cell.strip() for cell in cells)]
 
 
 def _label(text: str, prefix: str) -> str | None:
-    text = known(text) or ""
-    return known(text.removeprefix(prefix))
+    """Return a cell's label without its prefix. NA alone is missing, ``sub-NA`` somebody with these initials."""
+    label = (known(text) or "").removeprefix(prefix).strip()
+    return None if label.casefold() in _PLAINLY_MISSING else label

@@ -53,7 +53,7 @@ def run_group_level(settings: Settings) -> int:
         log.info("No --outcome was given: what is there was gathered, nothing was trained.")
         failed += draw_results(settings.output_dir, None)
     else:
-        failed += _analyse(settings)
+        failed += _analyse(settings, summary.notes)
     return EXIT_FAILURE if failed else EXIT_OK
 
 
@@ -88,8 +88,8 @@ def _tell(summary: Summary) -> None:
         log.warning("%s", note)
 
 
-def _analyse(settings: Settings) -> int:
-    """Judge, train, explain, plan; returns how many parts failed that were asked for.
+def _analyse(settings: Settings, told: Sequence[str]) -> int:
+    """Judge, train, explain, plan; returns how many parts failed that were asked for. Notes were ``told`` before.
 
     What is done is written before the next part begins, and a part that fails says why and costs no other.
     """
@@ -100,7 +100,8 @@ def _analyse(settings: Settings) -> int:
     device = steady_torch(settings.device, settings.omp_nthreads, settings.seed)
     study = load_study(settings, work_folder(settings), device, lambda line: log.info("  %s", line))
     for note in study.notes:
-        log.warning("%s", note)
+        if note not in told:
+            log.warning("%s", note)
     explaining.asked_rows(study.cohort, settings.group.explain)  # raises now what would be found hours later
     results.refuse_another(study)
     study.scheme.divisions(study.cohort)

@@ -172,9 +172,13 @@ def refuse_another(study: Study) -> None:
     """
     refuse_occupied(study.folder / BUNDLE, overwrite=True)
     before = (read_record(study.folder / EVALUATION) or {}).get("Design")
-    if before is None or before == study.design:
+    if before is None:
         return
-    differs = [f"{k}: {before.get(k)} there, {v} here" for k, v in study.design.items() if before.get(k) != v]
+    # What an earlier version did not know of was not asked for there.
+    both = {k: (before.get(k) or None, study.design.get(k) or None) for k in {**before, **study.design}}
+    differs = [f"{k}: {there} there, {here} here" for k, (there, here) in both.items() if there != here]
+    if not differs:
+        return
     raise UsageError(
         f"{study.folder} holds another analysis ({'; '.join(differs)}).", "Give this one a name with --analysis-label."
     )

@@ -123,6 +123,8 @@ def _design(settings: Settings) -> dict[str, Any]:
     return {
         "outcome": asked.outcome,
         "responder_if": asked.responder_if,
+        "non_responders": sorted(asked.non_responders),
+        "missing_codes": sorted(asked.missing_codes),
         "arms": sorted(asked.arms),
         "control_arm": asked.control_arm,
         "head": asked.head,
@@ -208,6 +210,8 @@ def outcome_spec(settings: Settings, outcome: str) -> OutcomeSpec:
     return OutcomeSpec(
         outcome=outcome,
         responder_if=asked.responder_if,
+        non_responders=asked.non_responders,
+        missing_codes=asked.missing_codes,
         arm_column=asked.arm_column,
         arms=tuple(dict.fromkeys(arms)),
         site_column=asked.site_column,

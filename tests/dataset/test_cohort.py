@@ -45,6 +45,28 @@ def reasons(loaded):
     return {e.key: e.reason for e in loaded.exclusions}
 
 
+# labels
+
+
+def test_labels_that_differ_by_leading_zeros_only_are_told_once_and_in_the_exclusions(out):
+    people = {f"sub-{i}": i % 2 for i in range(1, 5)} | {"sub-05": 1, "sub-006": 0, "sub-07": 1}
+    loaded = load_cohort([out.root], outcomes(out.root, people))
+    (note,) = loaded.notes
+    assert note == (
+        "2 labels differ from those of the features by leading zeros only (sub-05 / sub-5, sub-006 / sub-6) and so "
+        "stand for other people: write them alike in the table."
+    )
+    assert reasons(loaded) == {
+        "sub-5_task-rest": "no outcome: not in the table; sub-05 of the table differs by leading zeros only",
+        "sub-6_task-rest": "no outcome: not in the table; sub-006 of the table differs by leading zeros only",
+        "sub-05": "no features; sub-5 of the features differs by leading zeros only",
+        "sub-006": "no features; sub-6 of the features differs by leading zeros only",
+        "sub-07": "no features",
+    }
+    with pytest.raises(DataError, match=r"nobody in the outcome's table .* 6 labels differ .*\(sub-01 / sub-1, .*…\)"):
+        load_cohort([out.root], outcomes(out.root, {f"sub-0{i}": i % 2 for i in range(1, 7)}))
+
+
 # the join
 
 
@@ -274,7 +296,9 @@ def test_participants_asked_for(out):
 
 def test_ids_that_never_match_show_both_kinds(out):
     found = outcomes(out.root, {f"sub-0{i}": i % 2 for i in range(1, 7)})
-    with pytest.raises(DataError, match=r"has sub-01, sub-02, sub-03, .*are of sub-1, sub-2, sub-3.* 1 is not 01"):
+    with pytest.raises(
+        DataError, match=r"has sub-01, sub-02, sub-03, .*are of sub-1, sub-2, sub-3.* by leading zeros only"
+    ):
         load_cohort([out.root], found)
 
 

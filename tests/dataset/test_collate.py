@@ -76,6 +76,15 @@ def test_one_row_a_participant_without_sessions(out, tmp_path):
     assert all((out.root / name).is_file() for name in summary.files)
 
 
+def test_labels_that_differ_by_leading_zeros_only_are_told(out, tmp_path):
+    out.predict("sub-01_task-rest")
+    write_people(tmp_path / "in" / "participants.tsv", ("participant_id",), ("1",), ("02",))
+    summary = collate(out.root, dataset_roots(tmp_path / "in"))
+    assert summary.counts["participants"] == 3
+    (note,) = summary.notes
+    assert note.startswith("1 label differs from those of the features by leading zeros only (sub-1 / sub-01)")
+
+
 def test_values_are_those_of_the_participant_to_the_letter(out):
     path = out.predict("sub-1_task-rest", 1 / 3)
     out.add("sub-1_task-rest")

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bids_fmmtc.dataset.naming import Image, natural, some
+from bids_fmmtc.dataset.naming import Image, natural, padded_otherwise, some, told_padding, unpadded
 
 
 def image(extension=".nii.gz", **labels):
@@ -17,6 +17,24 @@ def test_natural_order():
     assert sorted(["sub-10", "sub-2", "sub-x", "sub-1a", "sub-01"], key=natural) == [
         "sub-01", "sub-1a", "sub-2", "sub-10", "sub-x",
     ]  # fmt: skip
+
+
+def test_a_number_of_any_length_has_its_place():
+    long = f"sub-{'9' * 5000}"  # more digits than Python makes an int of
+    assert sorted([long, "sub-10", "sub-9", "sub-010", "sub-00"], key=natural) == [
+        "sub-00", "sub-9", "sub-010", "sub-10", long,
+    ]  # fmt: skip
+    assert unpadded(f"0{'9' * 5000}") == "9" * 5000
+
+
+def test_labels_that_differ_by_leading_zeros_only():
+    assert unpadded("sub-P007x0") == "sub-P7x0"
+    pairs = padded_otherwise(["sub-1", "sub-02", "sub-3", "sub-P05"], ["sub-01", "sub-02", "sub-4", "sub-P5"])
+    assert pairs == {"sub-1": "sub-01", "sub-P05": "sub-P5"}
+    assert told_padding({}) == ()
+    assert told_padding({"sub-1": "sub-01"})[0].startswith("1 label differs from those of the features")
+    # Two people here already have labels that differ in this way: nobody is paired with himself.
+    assert padded_otherwise(["sub-1", "sub-01"], ["sub-1", "sub-01"]) == {}
 
 
 @given(st.lists(st.text(max_size=8)))

@@ -73,18 +73,54 @@ def test_more_than_two_numbers_are_predicted_as_numbers():
     ],
 )  # fmt: skip
 def test_expressions_on_numbers(expression, responders):
-    rule = find_rule(column("-4", "20", "20.0", "31"), expression)
+    named = ("-4", "31", "20") if "==" in expression else ()
+    rule = find_rule(column("-4", "20", "20.0", "31"), expression, [n for n in named if f"=={n}" != expression])
     assert {text for text, y in rule.values.items() if y} == responders
     assert rule.kind == "classification"
     assert (
-        rule.definition == f"responder where x {expression.split()[0][:2].strip('-24')} {rule.definition.split()[-1]}"
+        rule.definition.partition(",")[0]
+        == f"responder where x {expression.split()[0][:2].strip('-24')} {rule.definition.partition(',')[0].split()[-1]}"
     )
 
 
 def test_expressions_on_words():
-    rule = find_rule(column("complete response", "partial", "none"), "==complete response")
+    rule = find_rule(column("complete response", "partial", "none"), "==complete response", ("none", "partial"))
     assert rule.values == {"complete response": 1, "partial": 0, "none": 0}
-    assert find_rule(column("1", "2", "x"), "==2").values == {"1": 0, "2": 1, "x": 0}
+    assert rule.definition == "responder where x == complete response, non-responder where it is 'none', 'partial'"
+    assert find_rule(column("1", "2", "x"), "==2", ("1.0", "x")).values == {"1": 0, "2": 1, "x": 0}
+    assert find_rule(column("remitted", "ill", None), "==remitted").values == {"remitted": 1, "ill": 0}
+    assert find_rule(column("Responder", "non-responder"), "==Responder").definition == "responder where x == Responder"
+
+
+@pytest.mark.parametrize(
+    ("texts", "expression", "named", "neither"),
+    [
+        (("responder", "nonresponder", "dropout"), "==responder", (), "'dropout'"),
+        (("responder", "dropout"), "==responder", (), "'dropout'"),  # its partner is known, and is not there
+        (("no", "yes", "maybe", "lost"), "==no", (), "'lost', 'maybe'"),
+        (("complete", "partial", "none"), "==complete", (), "'none', 'partial'"),
+        (("complete", "partial", "none"), "==complete", ("none",), "'partial'"),
+        (("yes", "no", "lost"), "==yes", ("lost",), "'no'"),
+        (("1", "2", "3"), "==1", (), "'2', '3'"),
+        (("0", "0.0", "1", "2"), "==1", ("2",), "'0', '0.0'"),
+        (("1", "2", "x"), "==2", (), "'1', 'x'"),
+    ],
+)
+def test_who_is_neither_class_is_named_and_refused(texts, expression, named, neither):
+    with pytest.raises(DataError, match=f"holds {neither}, and whether those are non-responders cannot be told"):
+        find_rule(column(*texts), expression, named)
+
+
+def test_non_responders_are_people_of_the_column_and_need_a_value_of_responders():
+    with pytest.raises(DataError, match=r"nobody has 'non' in .* Did you mean 'none'"):
+        find_rule(column("complete", "none"), "==complete", ("non",))
+    for expression in (None, ">=2"):
+        with pytest.raises(UsageError, match="--non-responder needs --responder-if ==VALUE"):
+            find_rule(column("1", "2", "3"), expression, ("1",))
+
+
+def test_the_only_other_number_however_it_is_written():
+    assert find_rule(column("0", "0.0", "2"), "==2").values == {"0": 0, "0.0": 0, "2": 1}
 
 
 @pytest.mark.parametrize(

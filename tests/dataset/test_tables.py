@@ -22,12 +22,12 @@ from bids_fmmtc.errors import DataError, MissingInputError, UsageError
 # cells
 
 
-@pytest.mark.parametrize("text", ["", " ", "n/a", "N/A", "NaN", "nan", "\u00a0n/a "])
+@pytest.mark.parametrize("text", ["", " ", "n/a", "N/A", "NaN", "nan", "\u00a0n/a ", "NA", "na", "#N/A", "NULL"])
 def test_what_is_missing(text):
     assert known(text) is None
 
 
-@pytest.mark.parametrize("text", ["NA", "none", "-", "0", "na"])
+@pytest.mark.parametrize("text", ["none", "-", "0", "missing"])
 def test_what_is_a_word(text):
     assert known(f" {text}\t") == text
 
@@ -93,12 +93,17 @@ def test_the_same_table_in_many_spellings(path, data):
         (b"participant_id\tx\nsub-01\t1\t9\n", "line 2 has 3 cells"),
         (b"participant_id\tx\nn/a\t1\n", "line 2 has no participant_id"),
         (b"participant_id\tx\nsub-\t1\n", "line 2 has no participant_id"),
+        (b"participant_id\tx\nNA\t1\n", "line 2 has no participant_id"),
+        (b"participant_id\tx\nsub-n/a\t1\n", "line 2 has no participant_id"),
         (b"participant_id\tparticipant_id\nsub-01\tsub-01\n", "two columns called 'participant_id'"),
         (b"participant_id\tsession_id\tsession_id\nsub-01\ta\tb\n", "two columns called 'session_id'"),
         ("participant_id\tx\nsub-01\tä\n".encode("latin-1"), "not UTF-8"),
         ("participant_id\tx\nsub-01\t1\n".encode("utf-16"), "not UTF-8"),
-        (b'participant_id\tx\nsub-01\t"1\nsub-02\t2\n', "not a table: unexpected end of data"),
-        (b'participant_id\tx\nsub-01\t"a" b\nsub-02\t2\n', "not a table"),
+        (
+            b'participant_id\tx\nsub-01\t"1\nsub-02\t2\n',
+            "readable table: unexpected end of data. Check the",
+        ),
+        (b'participant_id\tx\nsub-01\t"a" b\nsub-02\t2\n', "not a readable table"),
     ],
 )
 def test_a_table_that_cannot_be_understood_is_refused_by_line(path, data, expected):
@@ -113,8 +118,24 @@ def test_a_table_that_is_not_fetched_or_not_readable(tmp_path):
     with pytest.raises(MissingInputError, match="datalad get"):
         find_table("participants.tsv", "x", [tmp_path])
     (tmp_path / "folder.tsv").mkdir()
-    with pytest.raises(DataError, match="cannot be read"):
+    with pytest.raises(DataError, match=r"folder\.tsv is a folder, not a file"):
         read_people(tmp_path / "folder.tsv")
+    os.mkfifo(tmp_path / "pipe.tsv")
+    with pytest.raises(DataError, match="pipe, socket or device"):  # at once, though nobody will ever write to it
+        read_people(tmp_path / "pipe.tsv")
+
+
+def test_initials_that_read_like_a_missing_value_are_somebody(path):
+    write_people(path, ("participant_id", "x"), ("sub-NA", 1), ("sub-null", 2))
+    assert read_people(path).participants == ("sub-NA", "sub-null")
+
+
+def test_what_else_than_bids_says_is_taken_as_missing_is_told(path):
+    write_people(path, ("participant_id", "x", "y"), ("1", "NA", "n/a"), ("2", " #N/A", "NaN"), ("3", "NA", ""))
+    table = read_people(path)
+    assert table.column("x").notes == (f"column 'x' of {path}: '#N/A', 'NA' taken as missing.",)
+    assert table.column("x").texts() == []
+    assert table.column("y").notes == ()
 
 
 def test_lines_that_contradict_each_other_name_both(path):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from group.parts import study
 
-from bids_fmmtc.errors import SelectionError
+from bids_fmmtc.errors import DataError, SelectionError
 from bids_fmmtc.group.study import digest_of, people
 
 
@@ -46,6 +46,21 @@ def test_a_control_arm_is_set_apart_unless_learnt_from(made):
     assert set(inside.cohort.arms) == {"drug", "placebo"}
     with pytest.raises(SelectionError, match="sugar"):
         study(made, "--arm-column", "arm", "--control-arm", "sugar")
+
+
+def test_codes_for_missing_values_are_asked_about_and_part_of_the_design(made, tmp_path):
+    table = tmp_path / "pain.tsv"
+    lines = (made / "bids" / "participants.tsv").read_text().splitlines()
+    cells = [line.split("\t") for line in lines]
+    cells[3][2] = "-99"
+    table.write_text("\n".join("\t".join(row) for row in cells) + "\n")
+    with pytest.raises(DataError, match=r"column 'pain' of .* holds '-99', which may stand for a missing value"):
+        study(made, "--responder-if", "<=35", outcome=f"{table}:pain")
+    words = ("--responder-if", "<=35", "--missing-code", "-99")
+    found = study(made, *words, outcome=f"{table}:pain")
+    assert [e.reason for e in found.exclusions if e.participant == cells[3][0]] == ["the outcome is missing"]
+    assert found.design["missing_codes"] == ["-99"]
+    assert len(study(made, *words[:3], "n/a", outcome=f"{table}:pain").cohort) == len(found.cohort) + 1
 
 
 def test_the_digest_moves_with_everything_that_moves_a_number(made):
