@@ -149,3 +149,10 @@ class OutputError(FmmtcError, OSError):
 
     exit_code = EXIT_CANNOT_CREATE
     kind = "output"
+
+
+class BusyError(FmmtcError):
+    """Another run is at work on the same results; the same command may succeed later."""
+
+    exit_code = EXIT_TEMPORARY
+    kind = "busy"

@@ -62,8 +62,13 @@ def draw_bundle(folder: Path) -> Path:
     return page
 
 
+def draw_card(folder: Path) -> int:
+    """Draw the card of an analysis' bundle where it has one; returns how many pages could not be drawn."""
+    return int((folder / BUNDLE).is_dir() and not _drawn(BUNDLE_PAGE, lambda: draw_bundle(folder)))
+
+
 def draw_results(root: Path, folder: Path | None) -> int:
-    """Draw what changes when the group level has run: group page, bundle card, pages of participants it explained.
+    """Draw what changes when the group level has run: group page, pages of participants it explained.
 
     Parameters
     ----------
@@ -79,8 +84,6 @@ def draw_results(root: Path, folder: Path | None) -> int:
     """
     steps: list[tuple[str, Callable[[], Path]]] = []
     if folder is not None:
-        if (folder / BUNDLE).is_dir():
-            steps.append((f"{folder.name}/{BUNDLE_PAGE}", lambda: draw_bundle(folder)))
         explained = sorted({p.name.split("_", 1)[0] for p in folder.glob("attribution/sub-*") if p.is_dir()})
         here = [name.removeprefix("sub-") for name in explained if (root / name).is_dir()]
         steps += [(f"sub-{label}.html", lambda label=label: draw_participant(root, label)) for label in here]  # type: ignore[misc]
@@ -111,7 +114,7 @@ def redraw(settings: Settings) -> int:
     if settings.level == "group":
         steps: list[tuple[str, Callable[[], Path]]] = [
             (f"{folder.parent.name}/{BUNDLE_PAGE}", lambda folder=folder: draw_bundle(folder.parent))  # type: ignore[misc]
-            for folder in sorted(root.glob(f"group/*/{BUNDLE}"))
+            for folder in sorted(root.glob(f"group/[!.]*/{BUNDLE}"))
         ]
         steps.append((GROUP_PAGE, lambda: draw_group(root)))
     else:

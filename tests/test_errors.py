@@ -26,6 +26,7 @@ CODES = {
     "WeightsError": 65,
     "BundleError": 65,
     "OutputError": 73,
+    "BusyError": 75,
 }
 FAMILY = {n: e for n, e in vars(errors).items() if isinstance(e, type) and issubclass(e, FmmtcError)}
 EXIT_CODES = {n: v for n, v in vars(errors).items() if n.startswith("EXIT_")}

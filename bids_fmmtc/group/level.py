@@ -7,15 +7,18 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bids_fmmtc.dataset.collate import Summary, collate
 from bids_fmmtc.dataset.describe import prepare_group
 from bids_fmmtc.dataset.records import common_recipe, gather
+from bids_fmmtc.dataset.store import read_record
 from bids_fmmtc.dataset.tables import dataset_roots
 from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError
 from bids_fmmtc.learning.verdict import verdicts
-from bids_fmmtc.pages import draw_results, redraw
+from bids_fmmtc.pages import draw_card, draw_results, redraw
 from bids_fmmtc.participant import steady_torch
 from bids_fmmtc.run import import_series, name_datasets, refuse_writing_into, run_participant_level, work_folder
 from bids_fmmtc.settings import Settings
@@ -27,6 +30,8 @@ if TYPE_CHECKING:
     from bids_fmmtc.modalities.brainlm import BrainLMModality
 
 log = logging.getLogger("bids_fmmtc")
+
+_AGAIN = "Mend the cause and run the same command again; what was learnt is kept in the work folder."
 
 
 def run_group_level(settings: Settings) -> int:
@@ -47,6 +52,7 @@ def run_group_level(settings: Settings) -> int:
     others = [folder for folder in settings.group.features if folder != settings.output_dir]
     refuse_writing_into(others, settings)
     prepare_group(settings.output_dir, recipes[features[0]], name_datasets(features, ()))
+    _recover(settings.output_dir / "group")
     summary = collate(settings.output_dir, dataset_roots(settings.bids_dir), features)
     _tell(summary)
     if settings.group.outcome is None:
@@ -77,6 +83,14 @@ def _dry_run(settings: Settings) -> int:
     return EXIT_OK
 
 
+def _recover(folder: Path) -> None:
+    """Put right what killed runs left beside analyses."""
+    if any(folder.glob(".*")):
+        from bids_fmmtc.group import results, swap  # noqa: PLC0415  (torch)
+
+        swap.recover(folder, results.ours)
+
+
 def _tell(summary: Summary) -> None:
     counts = summary.counts
     sys.stdout.write(
@@ -91,11 +105,11 @@ def _tell(summary: Summary) -> None:
 def _analyse(settings: Settings, told: Sequence[str]) -> int:
     """Judge, train, explain, plan; returns how many parts failed that were asked for. Notes were ``told`` before.
 
-    What is done is written before the next part begins, and a part that fails says why and costs no other.
+    All of it is built beside an earlier analysis of this name and put in its place when it is whole. A part that fails
+    says why and costs no other, nor the same part of an earlier run on the same people.
     """
-    from bids_fmmtc.group import explaining, judging, results, scans  # noqa: PLC0415  (torch)
+    from bids_fmmtc.group import explaining, results, swap  # noqa: PLC0415  (torch)
     from bids_fmmtc.group.study import load_study  # noqa: PLC0415
-    from bids_fmmtc.learning.evaluate import final_model  # noqa: PLC0415
 
     device = steady_torch(settings.device, settings.omp_nthreads, settings.seed)
     study = load_study(settings, work_folder(settings), device, lambda line: log.info("  %s", line))
@@ -105,26 +119,44 @@ def _analyse(settings: Settings, told: Sequence[str]) -> int:
     explaining.asked_rows(study.cohort, settings.group.explain)  # raises now what would be found hours later
     results.refuse_another(study)
     study.scheme.divisions(study.cohort)
-    results.write_exclusions(study)  # a folder that cannot be written is found out before hours of work
-    log.info("Learning %s from %d sessions; %d left out.", study.label, len(study.cohort), len(study.exclusions))
+    # The folder is made now: one that cannot be written is found out before hours of work.
+    with swap.building(study.folder, results.ours) as new:
+        log.info("Learning %s from %d sessions; %d left out.", study.label, len(study.cohort), len(study.exclusions))
+        evaluation = _built(study, new, settings)
+        undrawn = draw_card(new)
+        results.refuse_another(study)  # it may have changed in these hours
+        lost = results.worsened(read_record(study.folder / results.EVALUATION), evaluation, study.digest)
+        if not lost:
+            swap.put_in_place(new, study.folder, results.ours)
+    results.tell(study, evaluation)
+    if lost:
+        log.error("%s failed now and not before: %s stays as it was. %s", ", ".join(lost), study.folder, _AGAIN)
+    undrawn += draw_results(settings.output_dir, study.folder)
+    return undrawn + _failures({name: evaluation.get(name) for name in results.PARTS})
+
+
+def _built(study: Study, folder: Path, settings: Settings) -> dict[str, Any]:
+    """Write everything of an analysis into a folder, and return what ``evaluation.json`` holds."""
+    from bids_fmmtc.group import judging, results, scans  # noqa: PLC0415  (torch)
+    from bids_fmmtc.learning.evaluate import final_model  # noqa: PLC0415
+
+    place, study = str(study.folder), replace(study, folder=folder)
+    results.write_exclusions(study)
     encoder = scans.load_encoder(study, settings)
     study = scans.with_random_encoder(study, encoder)
     judged = judging.judge_all(study)
     evaluation = judging.evaluation(study, judged, settings)
-    results.clear(study)  # not before there is something to put in its place
-    results.write_exclusions(study)
     results.write_comparison(study, evaluation["models"])
     results.write_predictions(study, judging.made(judged[0]))
-    results.write_evaluation(study, evaluation, settings.command)
     final = final_model(judging.learner_of(judged[0]), study.cohort, study.scheme.inner, "model")
-    parts = _parts(study, judged, final, encoder, evaluation, settings)
-    for name, part in parts.items():
-        evaluation[name] = _guarded(name, part)
+    for name, part in _parts(study, judged, final, encoder, evaluation, settings).items():
+        found = _guarded(name, part)
+        if "reason" in found:
+            found["reason"] = found["reason"].replace(str(folder), place)  # where it is for a reader
+        evaluation[name] = found
         evaluation["verdicts"] = verdicts(evaluation)
-        results.write_evaluation(study, evaluation, settings.command)
-    results.tell(study, evaluation)
-    undrawn = draw_results(settings.output_dir, study.folder)
-    return undrawn + _failures({name: evaluation[name] for name in parts})
+    results.write_evaluation(study, evaluation, settings.command)
+    return evaluation
 
 
 def _parts(

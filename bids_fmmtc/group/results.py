@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -12,17 +13,21 @@ import numpy as np
 from bids_fmmtc import __version__
 from bids_fmmtc.dataset.describe import NOT_A_DEVICE, PAPER
 from bids_fmmtc.dataset.scans import session_of
-from bids_fmmtc.dataset.store import read_record, remove, write_json, write_table
+from bids_fmmtc.dataset.store import read_record, write_json, write_table
 from bids_fmmtc.errors import UsageError
 from bids_fmmtc.group.study import Study
 from bids_fmmtc.learning.evaluate import Judgements
 from bids_fmmtc.learning.metrics import CLASSIFICATION, REGRESSION
-from bids_fmmtc.learning.save import refuse_occupied, remove_bundle
+from bids_fmmtc.learning.save import refuse_occupied
 from bids_fmmtc.learning.trial_plan import COLUMNS, TrialPlan
 from bids_fmmtc.learning.verdict import PRIMARY, found_effect, shown
+from bids_fmmtc.pages import BUNDLE_PAGE
 
 EVALUATION, COMPARISON, PREDICTIONS, EXCLUSIONS = "evaluation.json", "comparison", "predictions", "exclusions"
 TRIAL, ATTRIBUTION, BUNDLE = "trial", "attribution", "bundle"
+PARTS = ("external", "reference_protocol", "bundle", "trial", "explanation")
+"""What follows the evaluation, each of which may fail alone."""
+_TEMPORARY = re.compile(r"\..+\.(tmp|old)")  # of writes that were killed; see dataset.store and learning.save
 Columns = Mapping[str, Mapping[str, Any]]
 
 _WHO: Columns = {
@@ -52,7 +57,7 @@ def write_plan(study: Study, plan: TrialPlan) -> None:
 
 
 def tell(study: Study, evaluation: Mapping[str, Any]) -> None:
-    """Print the comparison and what it means."""
+    """Print the comparison and what it means; ``study`` has the folder where results are at last."""
     metric = PRIMARY[study.cohort.kind]
     lines = [f"\n{study.label}: {study.outcomes.definition}, {len(study.cohort)} sessions"]
     for model in evaluation["models"].values():
@@ -79,7 +84,7 @@ def _notes(evaluation: Mapping[str, Any]) -> list[str]:
         said += ["", explanation["sanity"]["text"]]
         if not found_effect(evaluation):
             said.append("Attributions of a model that is not shown to be better than chance describe noise.")
-    for name in ("external", "reference_protocol", "bundle", "trial", "explanation"):
+    for name in PARTS:
         part = evaluation.get(name) or {}
         if part.get("status") in ("failed", "not run"):
             said.append(f"{name.replace('_', ' ')} {part['status']}: {part['reason']}")
@@ -98,6 +103,7 @@ def write_evaluation(study: Study, evaluation: Mapping[str, Any], command: str) 
         "Sources": dict(study.outcomes.sources),
         "Notes": list(study.notes),
         "Design": study.design,
+        "CohortDigest": study.digest,
         "RecipeDigest": study.recipe.digest,
         "Recipe": study.recipe.to_json(),
     }
@@ -184,27 +190,39 @@ def refuse_another(study: Study) -> None:
     )
 
 
-def clear(study: Study) -> None:
-    """Remove what an earlier run of this analysis left, so that no result of other options stays beside the new ones.
+def ours(path: PurePosixPath) -> bool:
+    """Tell whether a file of an analysis' folder, by its path there, has a name that this program gives.
 
-    Only files of names that this program gives are removed; a bundle is, where it is one of ours and intact.
-
-    Raises
-    ------
-    OutputError
-        Something of ours cannot be removed.
-    BundleError
-        The folder of the bundle holds something else.
+    A bundle counts whole: `refuse_occupied` has looked at it.
     """
-    folder = study.folder
-    stems = (COMPARISON, PREDICTIONS, EXCLUSIONS, TRIAL)
-    for name in (EVALUATION, f"{TRIAL}_plan.json", *(f"{stem}{end}" for stem in stems for end in (".tsv", ".json"))):
-        remove(folder / name)
-    maps = folder / ATTRIBUTION
-    for path in sorted(maps.rglob("*"), reverse=True) if maps.is_dir() else ():
-        if path.is_file() and path.name.endswith((".tsv", ".json", ".nii.gz")):
-            remove(path)
-    remove_bundle(folder / BUNDLE)
+    first, name = path.parts[0], path.name
+    if len(path.parts) == 1:
+        stems = (COMPARISON, PREDICTIONS, EXCLUSIONS, TRIAL)
+        known = {
+            EVALUATION,
+            BUNDLE_PAGE,
+            f"{TRIAL}_plan.json",
+            *(f"{s}{end}" for s in stems for end in (".tsv", ".json")),
+        }
+        return name in known or bool(_TEMPORARY.fullmatch(name))
+    if first == ATTRIBUTION:
+        return name.endswith((".tsv", ".json", ".nii.gz")) or bool(_TEMPORARY.fullmatch(name))
+    return first == BUNDLE or bool(_TEMPORARY.fullmatch(first))
+
+
+def worsened(before: Mapping[str, Any] | None, evaluation: Mapping[str, Any], digest: str) -> list[str]:
+    """Return the parts that failed now and that an earlier run of the same cohort has, by its ``evaluation.json``."""
+    if before is None or before.get("CohortDigest") != digest:
+        return []
+
+    def lost(there: Any, here: Any, name: str) -> list[str]:
+        if not (isinstance(there, Mapping) and isinstance(here, Mapping)):
+            return []
+        if here.get("status") == "failed":
+            return [name] if there.get("status") == "ok" else []
+        return [word for key in here if key in there for word in lost(there[key], here[key], f"{name} {key}")]
+
+    return [word for name in PARTS for word in lost(before.get(name), evaluation.get(name), name)]
 
 
 def write_exclusions(study: Study) -> None:

@@ -53,6 +53,8 @@ class Study:
         How people are divided, and how heads learn.
     ledger
         Finished pieces of this very analysis.
+    digest
+        Of everything in the cohort that can move a number.
     design
         What makes this analysis another one than its neighbours: outcome, rule, arms, head, people; JSON-ready.
     demo
@@ -71,6 +73,7 @@ class Study:
     scheme: Scheme
     setup: Setup
     ledger: Ledger
+    digest: str
     design: Mapping[str, Any]
     demo: bool
 
@@ -95,14 +98,15 @@ def load_study(settings: Settings, work: Path, device: str, say: Say) -> Study:
     recipe = common_recipe(features)[0][features[0]]
     label = asked.label or _label(spec.outcome, asked.head)
     cohort, control, apart = _without_control(loaded.cohort, settings)
-    facts = {"cohort": digest_of(cohort), "head": asked.head, "epochs": asked.epochs, "folds": asked.folds}
+    digest = digest_of(cohort)
+    facts = {"cohort": digest, "head": asked.head, "epochs": asked.epochs, "folds": asked.folds}
     facts |= {"inner": asked.inner_folds, "repeats": asked.repeats, "seed": settings.seed, "version": __version__}
     facts |= {"recipe": recipe.digest, "device": device, "threads": settings.omp_nthreads}
     ledger = Ledger(work / "group", hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest())
     tangent = recipe.connectivity.kind == "tangent"
     return Study(
         label=label,
-        folder=settings.output_dir / "group" / label,
+        folder=(settings.output_dir / "group" / label).resolve(),  # one that lies elsewhere is replaced there
         cohort=cohort,
         control=control,
         outcomes=outcomes,
@@ -113,6 +117,7 @@ def load_study(settings: Settings, work: Path, device: str, say: Say) -> Study:
         scheme=Scheme(asked.folds, asked.repeats, Inner(asked.inner_folds, seed=settings.seed), settings.seed),
         setup=Setup(asked.head, tangent, {"epochs": asked.epochs}, settings.seed, ledger, device, say),
         ledger=ledger,
+        digest=digest,
         design=_design(settings),
         demo=any(is_demo(folder) for folder in features),
     )

@@ -125,22 +125,6 @@ def save_bundle(  # noqa: PLR0913  (a bundle has that many parts)
     return _published(root, contents, sources, overwrite=overwrite)
 
 
-def remove_bundle(root: Path) -> None:
-    """Remove a bundle that is intact and holds nothing else; nothing happens where there is none.
-
-    Raises
-    ------
-    OutputError
-        It is no intact bundle, holds something else, or cannot be removed.
-    """
-    refuse_occupied(root, overwrite=True)
-    try:
-        if root.exists():
-            shutil.rmtree(root)
-    except OSError as error:
-        raise OutputError(f"bundle {root} cannot be removed: {error}.", "Check the permissions.") from None
-
-
 def _published(
     root: Path, contents: Mapping[str, bytes], sources: Mapping[str, Path], *, overwrite: bool
 ) -> ModelBundle:

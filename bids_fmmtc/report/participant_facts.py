@@ -212,7 +212,7 @@ def _predictions(root: Path, label: str) -> list[tuple[str, tuple[Mapping[str, s
 
 def _explained(root: Path, keys: Sequence[str] | Mapping[str, Any]) -> tuple[tuple[str, Path], ...]:
     """Return the folders in which analyses explain this participant."""
-    folders = [(path.parent.parent.name, path) for path in sorted(root.glob("group/*/attribution/sub-*"))]
+    folders = [(path.parent.parent.name, path) for path in sorted(root.glob("group/[!.]*/attribution/sub-*"))]
     return tuple((analysis, path) for analysis, path in folders if path.name in keys)
 
 

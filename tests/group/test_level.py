@@ -1,6 +1,7 @@
 """The whole level through the command line's entry, in this process, on real features."""
 
 import json
+import shutil
 
 import pytest
 from group.parts import group_words
@@ -155,6 +156,27 @@ def test_a_part_that_fails_costs_no_other_and_is_told(root, capsys):
     assert found["bundle"]["status"] == "ok"
     assert "Cohort same could not be judged" in capsys.readouterr().out
     assert str(root) not in (root / "out" / "group" / "responder_linear" / "bundle" / "bundle.json").read_text()
+
+
+def test_a_part_that_fails_now_costs_no_earlier_analysis_of_the_same_people(root, other, tmp_path, capsys):
+    table = shutil.copy(other / "bids" / "participants.tsv", tmp_path / "other.tsv")
+    words = group_words(
+        root, "--permutations", "0", "--no-explanation", "--external", f"o={other / 'out'}:{table}:responder"
+    )
+    assert main(words) == 0
+    folder, found = result(root)
+    assert found["external"]["o"]["status"] == "ok"
+    before = content(folder)
+    (tmp_path / "other.tsv").unlink()
+    capsys.readouterr()
+    assert main(words) == 1
+    assert content(folder) == before
+    assert f"external o failed now and not before: {folder} stays as it was" in capsys.readouterr().err.replace("\n", " ")
+    # Of other people it is another result, whatever failed.
+    outcomes = root / "bids" / "participants.tsv"
+    outcomes.write_text(outcomes.read_text().replace("sub-02\t", "sub-99\t"))
+    assert main(words) == 1
+    assert result(root)[1]["external"]["o"]["status"] == "failed"
 
 
 def test_regression_and_families(root):
