@@ -265,7 +265,7 @@ def _labels(option: str, words: Sequence[str], prefix: str) -> tuple[str, ...]:
 def _label_file(path: Path) -> str:
     """Return the labels in a file; lines that start with # are comments."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise MissingInputError(f"label file {path} cannot be read: {error.strerror}.") from None
     except UnicodeDecodeError:

@@ -98,6 +98,11 @@ def test_a_label_file_that_cannot_be_read_is_named(tmp_path):
         parse("--participant-label", f"@{tmp_path}/latin")
 
 
+def test_a_label_file_of_a_spreadsheet_may_begin_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "labels").write_bytes(b"\xef\xbb\xbfsub-01\r\n02\r\n")
+    assert parse("--participant-label", f"@{tmp_path}/labels").participants == ("01", "02")
+
+
 def test_a_file_of_comments_holds_no_label(tmp_path):
     (tmp_path / "labels").write_text("# 01\n")
     with pytest.raises(UsageError, match="--participant-label holds no label"):

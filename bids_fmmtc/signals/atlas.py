@@ -89,7 +89,7 @@ def _read_published(folder: Path, name: str) -> Atlas:
     if not table_file.is_file():
         raise AtlasError(f"{folder} holds {PUBLISHED_IMAGE} but no {PUBLISHED_TABLE}.", "Put both into one folder.")
     try:
-        table = np.loadtxt(table_file, dtype=np.float64, ndmin=2)
+        table = np.loadtxt(table_file, dtype=np.float64, ndmin=2, encoding="utf-8-sig")
     except ValueError as error:
         raise AtlasError(f"{table_file} is not a table of index, x, y, z: {error}.") from None
     if table.shape[1] != 4:

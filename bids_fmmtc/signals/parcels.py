@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_fmmtc.errors import AtlasError, DataError
+from bids_fmmtc.reading import is_missing
 from bids_fmmtc.signals.atlas import NAMES, NETWORKS, atlas_digest, entities_of, first_of, plain, read_atlas, table_rows
 from bids_fmmtc.signals.quality import BY_POSITION_DESPITE_NAMES
 from bids_fmmtc.types import Atlas
@@ -21,7 +22,6 @@ from bids_fmmtc.types import Atlas
 SERIES_SUFFIX = "_timeseries.tsv"
 UNKNOWN_SPACE = "unknown"
 """Space of a table of parcels whose file name does not tell one."""
-_MISSING = frozenset({"", "n/a", "nan", "na"})
 # Columns of confound tables and extra regressors, letters and digits only, lower case: never parcels.
 _NO_PARCELS = frozenset(
     {"globsig", "globalsignal", "csf", "whitematter", "framewisedisplacement", "transx", "stddvars", "frametimesstart"}
@@ -88,7 +88,7 @@ def _is_number(cell: str) -> bool:
     try:
         float(cell)
     except ValueError:
-        return cell.strip().casefold() in _MISSING
+        return is_missing(cell)
     return True
 
 
@@ -98,7 +98,7 @@ def _is_whole(cell: str) -> bool:
 
 def _numbers_parcels(first: Sequence[str], rest: Sequence[Sequence[str]]) -> bool:
     labels = first if first[0].strip() else first[1:]
-    values = (cell for cells in rest for cell in cells if cell.strip().casefold() not in _MISSING)
+    values = (cell for cells in rest for cell in cells if not is_missing(cell))
     return (
         bool(labels)
         and all(map(_is_whole, labels))
@@ -114,7 +114,7 @@ def _values(path: Path, lines: Sequence[Sequence[str]], n_columns: int) -> NDArr
             found, hint = f"a row of {len(cells)} cells where {n_columns} are expected", "Copy or write it again."
             raise DataError(f"{path.name} has {found}.", hint)
         try:
-            rows.append([np.nan if c.strip().casefold() in _MISSING else float(c) for c in cells])
+            rows.append([np.nan if is_missing(c) else float(c) for c in cells])
         except ValueError as error:
             hint = "Values are separated by tabs, with a decimal point; n/a marks missing ones."
             raise DataError(f"{path.name}: {error}.", hint) from None
@@ -185,7 +185,7 @@ def _read_parcels(table: Path, name: str | None) -> Atlas:
 
 
 def _coordinate(text: str | None) -> float:
-    return np.nan if text is None or text.strip().casefold() in {"", "n/a", "nan"} else float(text)
+    return np.nan if text is None or is_missing(text) else float(text)
 
 
 def _numbered(names: Sequence[str]) -> tuple[str, ...]:

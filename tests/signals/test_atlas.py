@@ -2,6 +2,7 @@ import itertools
 
 import nibabel as nib
 import numpy as np
+import published
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -324,6 +325,42 @@ def test_a_warp_moves_points_before_the_look_up(tiny_atlas):
 
 
 @pytest.fixture(scope="module")
+def small_pair(tmp_path_factory):
+    """A pair of files in A424's own format, of few parcels; the real one is not part of the project."""
+    return published.write_pair(tmp_path_factory.mktemp("published"))
+
+
+def test_a_pair_of_its_format(small_pair):
+    atlas = read_atlas(small_pair)
+    assert (atlas.name, atlas.space, atlas.n_parcels) == ("A424", "MNI152NLin6Asym", published.R)
+    assert (atlas.names[0], atlas.names[-1]) == ("A424_01", "A424_24")
+    np.testing.assert_array_equal(atlas.xyz, published.CENTRES)
+    np.testing.assert_array_equal(atlas.labels, published.parcels(published.SHAPE, published.AFFINE))
+    np.testing.assert_array_equal(atlas.affine, published.AFFINE)
+    for row in (0, 5, 23):  # RAS+ millimetres: x is not mirrored, though the image stores it so
+        middle = nib.affines.apply_affine(atlas.affine, np.argwhere(atlas.labels == row + 1).mean(axis=0))
+        assert np.abs(atlas.xyz[row] - middle).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda text: text.encode("utf-8-sig"),
+        lambda text: text.replace("\r\n", "\n").encode(),
+        lambda text: text.replace("\t", "   ").encode(),
+        lambda text: f"{text}\r\n\r\n".encode(),
+        lambda text: text.replace("\t", ".0\t").encode(),
+    ],
+    ids=["byte order mark", "LF", "blanks", "empty lines", "floats"],
+)  # fmt: skip
+def test_a_published_table_in_other_spellings(small_pair, tmp_path, spell):
+    (tmp_path / PUBLISHED_IMAGE).symlink_to(small_pair / PUBLISHED_IMAGE)
+    text = (small_pair / "A424_Coordinates.dat").read_bytes().decode()
+    (tmp_path / "A424_Coordinates.dat").write_bytes(spell(text))
+    assert read_atlas(tmp_path).sha256 == read_atlas(small_pair).sha256
+
+
+@pytest.fixture(scope="module")
 def a424(a424_folder):
     return read_atlas(a424_folder)
 
@@ -341,8 +378,8 @@ def test_the_published_pair(a424):
     assert np.abs(a424.xyz[[0, 179, 404, 423]] - centres).max() < 15  # same frame: RAS+ millimetres, x not mirrored
 
 
-def test_published_image_without_table(a424_folder, tmp_path):
-    (tmp_path / PUBLISHED_IMAGE).symlink_to(a424_folder / PUBLISHED_IMAGE)
+def test_published_image_without_table(small_pair, tmp_path):
+    (tmp_path / PUBLISHED_IMAGE).symlink_to(small_pair / PUBLISHED_IMAGE)
     with pytest.raises(AtlasError, match=r"no A424_Coordinates\.dat"):
         read_atlas(tmp_path)
 
@@ -351,8 +388,8 @@ def test_published_image_without_table(a424_folder, tmp_path):
     ("text", "message"),
     [("1 2 3\n", "3 columns"), ("a b c d\n", "not a table"), ("1 0 0 0\n", "labels that its table lacks")],
 )
-def test_published_table_that_does_not_fit(a424_folder, tmp_path, text, message):
-    (tmp_path / PUBLISHED_IMAGE).symlink_to(a424_folder / PUBLISHED_IMAGE)
+def test_published_table_that_does_not_fit(small_pair, tmp_path, text, message):
+    (tmp_path / PUBLISHED_IMAGE).symlink_to(small_pair / PUBLISHED_IMAGE)
     (tmp_path / "A424_Coordinates.dat").write_text(text)
     with pytest.raises(AtlasError, match=message):
         read_atlas(tmp_path)

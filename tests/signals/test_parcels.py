@@ -60,7 +60,7 @@ def test_row_numbers_of_pandas_are_no_parcel(write, first):
     np.testing.assert_array_equal(table.values, [[0.5], [0.7]])
 
 
-@pytest.mark.parametrize("missing", ["n/a", "NaN", "nan", "NA", "", " n/a "])
+@pytest.mark.parametrize("missing", ["n/a", "NaN", "nan", "NA", "", " n/a ", "#N/A", "NULL", "."])
 def test_every_way_to_write_nothing(write, missing):
     assert np.isnan(read_series(write(f"a\tb\n{missing}\t1\n2\t1\n")).values[0, 0])
 
