@@ -347,7 +347,7 @@ def _table(path: Path, name: str, participant: str | None) -> Table:
             raise DataError(f"{name} has two columns called {label!r}.", "Rename or remove one of them.")
     rows = []
     for number_, cells in lines[1:]:
-        if cells == header:
+        if [cell.strip() for cell in cells] == stripped:
             continue
         where = f"{path.name} line {number_}"
         if len(cells) < len(header) or any(cell.strip() for cell in cells[len(header) :]):

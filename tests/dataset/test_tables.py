@@ -71,6 +71,7 @@ def path(tmp_path):
         b"participant_id\tx\rsub-01\t1\rsub-02\t2\r",
         b" participant_id \tx\n sub-01 \t1 \n\n\t\nsub-02\t 2\n",
         b"participant_id\tx\nsub-01\t1\nparticipant_id\tx\nsub-02\t2\n",  # two tables written one after the other
+        b"participant_id\tx\nsub-01\t1\n participant_id\tx \nsub-02\t2\n",
         b"participant_id\tx\nsub-01\t1\nsub-01\t1\nsub-02\t2\t\t\n",
         b'x\tparticipant_id\n"1"\tsub-01\n2\tsub-02\n',
     ],
