@@ -1,11 +1,8 @@
-"""One participant: every recording, every session, every row; and the entry of the child process that does it."""
+"""One participant: every recording, every session, every row; what a child process (`participant_process`) does."""
 
 from __future__ import annotations
 
-import ctypes
 import json
-import signal
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -146,7 +143,6 @@ def _row(key: str, result: Features | Prediction | Failure) -> dict[str, Any]:
 
 def main(arguments: Iterable[str]) -> int:
     """Run the task file given as first argument; the report goes to the second."""
-    die_with_parent()
     task_file, report_file = (Path(a) for a in arguments)
     task = Task.from_json(json.loads(task_file.read_text(encoding="utf-8")))
     if task.weights or task.bundle is not None:
@@ -155,12 +151,6 @@ def main(arguments: Iterable[str]) -> int:
         task = replace(task, device="cpu")
     process_subject(task, lambda report: write_json(report_file, report))
     return 0
-
-
-def die_with_parent() -> None:
-    """Ask Linux to end this process when the worker that waits for it is gone, so that no orphan goes on writing."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1 is PR_SET_PDEATHSIG
 
 
 def steady_torch(device: str, threads: int, seed: int) -> str:
@@ -174,7 +164,3 @@ def steady_torch(device: str, threads: int, seed: int) -> str:
     if device != "auto":
         return device
     return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-if __name__ == "__main__":
-    raise SystemExit(main(sys.argv[1:]))

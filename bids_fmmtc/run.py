@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 import secrets
 import sys
 import time
@@ -40,6 +38,7 @@ from bids_fmmtc.settings import Settings, Task
 from bids_fmmtc.signals.parcellate import read_header
 from bids_fmmtc.signals.spaces import place, usable_spaces
 from bids_fmmtc.types import Failure, Recording, Selection
+from bids_fmmtc.work import open_work
 
 if TYPE_CHECKING:
     from bids_fmmtc.workflow import Job
@@ -202,14 +201,6 @@ def _series_bytes(recording: Recording, parcels: int, recipe: Recipe) -> float:
     numbers = size / 6  # at least this many characters each
     windows = 1 + numbers / parcels / recipe.windows.stride
     return 8 * size + 12 * 8 * numbers + 3 * 4 * parcels**2 * windows
-
-
-def work_folder(settings: Settings) -> Path:
-    """Return the folder for task files and logs: one per user and output folder, so that runs do not mix."""
-    import tempfile  # noqa: PLC0415
-
-    mark = hashlib.sha256(f"{os.getuid()}:{settings.output_dir.resolve()}".encode()).hexdigest()[:12]
-    return (settings.work_dir or Path(tempfile.gettempdir())) / f"bids_fmmtc-{mark}"
 
 
 def write_job(task: Task, work: Path, *, torch: bool) -> tuple[Job, bool]:
@@ -375,7 +366,7 @@ def _run(settings: Settings, plan: Plan, tasks: Sequence[Task], plugin: Mapping[
     """Schedule the participants that are not done yet, and return the reports of all."""
     from bids_fmmtc.workflow import run_jobs  # noqa: PLC0415  (Nipype: 0.5 s)
 
-    work = work_folder(settings)
+    work = open_work(settings)
     torch = plan.bundle is not None or bool(plan.weights)
     jobs, waiting = [], []
     for task in tasks:

@@ -6,21 +6,23 @@ notices; with work inside the worker itself a kill would break the pool (Nipype 
 
 from __future__ import annotations
 
-import fcntl
 import gc
 import json
 import logging
 import multiprocessing
+import os
+import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from nipype import config as nipype_config
 from nipype import logging as nipype_logging
@@ -33,16 +35,21 @@ from nipype.interfaces.base import (
 )
 from nipype.pipeline import engine as pe
 from nipype.pipeline import plugins
+from nipype.pipeline.plugins.multiproc import process_initializer
 
 from bids_fmmtc.dataset.store import read_record, write_json
 from bids_fmmtc.errors import FmmtcError, UsageError
-from bids_fmmtc.participant import die_with_parent, record_lost
+from bids_fmmtc.interrupts import STOPPING, Interrupts
+from bids_fmmtc.participant import record_lost
 from bids_fmmtc.settings import Task
 from bids_fmmtc.types import Failure
+from bids_fmmtc.work import lock, open_own
 
 log = logging.getLogger("bids_fmmtc")
 
 POLL_SECONDS = 0.1  # Nipype's default of 2 s would cost one second a participant
+SIGNAL_SECONDS = 0.5  # by which signals to the processes of one job may be apart
+END_SECONDS = 2.0  # for killed processes to be gone, of which a disk may hold one up
 POOLS = 3  # a pool that lost a worker is replaced this many times less one
 
 
@@ -75,42 +82,6 @@ class Job:
         return self.folder / "log.txt"
 
 
-class Interrupts:
-    """Turns SIGINT, SIGTERM and SIGHUP into an end of the run, also where Nipype would go on with the next node.
-
-    Nipype's Linear plugin catches everything a node raises, so the signal is remembered: no further child is
-    started, and `raise_again` ends the run once Nipype has returned.
-    """
-
-    caught: int | None = None
-
-    def __enter__(self) -> Interrupts:
-        type(self).caught = None
-        self._before = {s: signal.signal(s, self._handle) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    @classmethod
-    def _handle(cls, number: int, _: object) -> None:
-        cls.caught = number
-        raise KeyboardInterrupt(number)
-
-    @classmethod
-    def raise_again(cls) -> None:
-        """Raise the interrupt if one was caught.
-
-        Raises
-        ------
-        KeyboardInterrupt
-            With the signal's number.
-        """
-        if cls.caught is not None:
-            raise KeyboardInterrupt(cls.caught)
-
-
 def run_child(job: Job) -> dict[str, Any]:
     """Start the child process of a participant, wait, and return its report; a killed child has one too.
 
@@ -123,25 +94,11 @@ def run_child(job: Job) -> dict[str, Any]:
         The run was interrupted; the participant has no report then and is taken up again by the next run.
     """
     Interrupts.raise_again()
-    with _alone(job.folder / "lock"):
+    with lock(job.folder / "lock") as held:
         job.partial_file.unlink(missing_ok=True)
-        command = [sys.executable, "-m", "bids_fmmtc.participant", str(job.task_file), str(job.partial_file)]
-        with (
-            job.log_file.open("wb") as out,
-            subprocess.Popen(
-                # A session of its own: Ctrl-C in a terminal reaches us, and we end the child.
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=out,
-                stderr=out,
-                start_new_session=True,
-            ) as child,
-        ):
-            try:
-                code = child.wait()
-            except KeyboardInterrupt:
-                child.kill()
-                raise
+        code = _wait_for_child(job, held)
+        if -code in STOPPING:
+            time.sleep(SIGNAL_SECONDS)  # a batch system signals all processes of a job, this one perhaps a little later
         Interrupts.raise_again()
         report = read_record(job.partial_file) or {}
         if not report.get("complete"):
@@ -151,13 +108,31 @@ def run_child(job: Job) -> dict[str, Any]:
     return report
 
 
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock while a block runs; a file system without locks is taken to have one user."""
-    with path.open("wb") as f:
-        with suppress(OSError):
-            fcntl.flock(f, fcntl.LOCK_EX)
-        yield
+def _wait_for_child(job: Job, held: int) -> int:
+    """Start the child, wait, and return its exit code; whatever ends the wait ends the child first.
+
+    The child holds the participant's lock, and the end of the pool's pipe, for as long as it lives.
+    """
+    command = [sys.executable, "-m", "bids_fmmtc.participant_process", str(job.task_file), str(job.partial_file)]
+    child: subprocess.Popen[bytes] | None = None
+    out = open_own(job.log_file, os.O_WRONLY)
+    try:
+        os.ftruncate(out, 0)
+        with Interrupts.held():
+            child = subprocess.Popen(
+                [*command, str(os.getpid())],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,  # Ctrl-C in a terminal reaches us, and we end the child
+                pass_fds=[held, *SurePool.alive],
+            )
+        return child.wait()
+    finally:
+        os.close(out)
+        if child is not None and child.returncode is None:
+            child.kill()
+            child.wait()
 
 
 def _lost(subject: str, code: int, log_file: Path) -> Failure:
@@ -194,8 +169,10 @@ class ProcessSubject(SimpleInterface):  # type: ignore[misc]
     output_spec = _SubjectOutput
 
     def _run_interface(self, runtime: Any) -> Any:
-        if multiprocessing.parent_process() is not None:
-            _become_worker()
+        parent = multiprocessing.parent_process()
+        if parent is not None and parent.pid is not None:
+            # A worker of a plugin that is not ours, perhaps by way of a server of forks; ours has done so.
+            Interrupts.leave_to(os.getppid() if parent.is_alive() else parent.pid)
         job = Job(self.inputs.subject, Path(self.inputs.folder), 0)
         report = run_child(job)
         if self.inputs.stop and not succeeded(report):
@@ -209,22 +186,60 @@ class _PoolLostError(BaseException):
 
 
 class SurePool(plugins.MultiProcPlugin):  # type: ignore[misc]
-    """Nipype's MultiProc, which waits for ever when a worker is killed (nipype#2548); this one says so and ends."""
+    """Nipype's MultiProc with an end: it does not wait for ever when a worker is killed (nipype#2548), but says so.
 
-    def __init__(self, plugin_args: Mapping[str, Any] | None = None) -> None:
+    Parameters
+    ----------
+    plugin_args
+        Nipype's; ``n_procs`` is a number of processors, not of processes.
+    threads
+        Processors a participant occupies.
+    """
+
+    pool: ProcessPoolExecutor
+    alive: ClassVar[tuple[int, ...]] = ()
+    """In a worker: the descriptor that it and its children hold open while they live."""
+
+    def __init__(self, plugin_args: Mapping[str, Any] | None = None, threads: int = 1) -> None:
         # A node that asks for more than there is runs alone rather than not at all.
         super().__init__(plugin_args={"raise_insufficient": False, **(plugin_args or {})})
+        self.pool.shutdown(wait=False)  # Nipype's: a process for each processor, that knows no parent; none runs yet
+        self._gone, self._held = os.pipe()
+        self.pool = ProcessPoolExecutor(
+            max_workers=max(1, self.processors // threads),
+            mp_context=multiprocessing.get_context("fork"),
+            initializer=_become_worker,
+            initargs=(os.getpid(), self._held, self._cwd),
+        )
         self._lost = False
 
+    def __enter__(self) -> SurePool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None or issubclass(kind, Exception):
+            self.pool.shutdown(wait=True, cancel_futures=True)  # participants that run are let come to their end
+        else:
+            self.end()
+        os.close(self._held)
+        os.close(self._gone)
+
     def end(self) -> None:
-        """Kill the workers; the children they wait for die with them."""
+        """Kill the workers, with whom their children die, and wait until none of them can write any more."""
         for worker in list((self.pool._processes or {}).values()):
             worker.kill()
+        os.close(self._held)
+        select.select([self._gone], [], [], END_SECONDS)  # its end is seen when nobody holds the other end
+        self._held = os.open(os.devnull, os.O_RDONLY)
+
+    def _submit_job(self, node: Any, updatehash: bool = False) -> Any:  # noqa: FBT001, FBT002  (Nipype's)
+        with Interrupts.held():  # the first job starts the workers
+            return super()._submit_job(node, updatehash)
 
     def _async_callback(self, args: Future[Any]) -> None:
         try:
             super()._async_callback(args)
-        except BrokenProcessPool:
+        except (BrokenProcessPool, CancelledError):
             self._lost = True
 
     def _get_result(self, taskid: int) -> Any:
@@ -234,12 +249,11 @@ class SurePool(plugins.MultiProcPlugin):  # type: ignore[misc]
         return result
 
 
-def _become_worker() -> None:
-    """Set up a process of the pool: it ends with the main process, on a plain SIGTERM, and leaves Ctrl-C to that."""
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
+def _become_worker(parent: int, alive: int, folder: str) -> None:
+    """Set up a process of the pool, which has not done anything yet."""
+    Interrupts.leave_to(parent)
+    SurePool.alive = (alive,)
+    process_initializer(folder)
 
 
 def succeeded(report: Mapping[str, Any]) -> bool:
@@ -289,6 +303,7 @@ def run_jobs(jobs: Sequence[Job], base: Path, plugin: Mapping[str, Any], threads
     problem = ""
     with Interrupts():
         for _ in range(POOLS):
+            Interrupts.raise_again()
             waiting = [job for job in jobs if not job.report_file.exists()]
             if not waiting:
                 return ""
@@ -337,24 +352,20 @@ def _run_once(
 ) -> tuple[bool, str]:
     """Run the graph once; tell whether the pool was lost on the way, and what else went wrong."""
     workflow = build_workflow(jobs, base, threads, stop=stop)
-    chosen: Any = plugin["plugin"]
     arguments = dict(plugin.get("plugin_args") or {})
-    if chosen == "MultiProc":
-        chosen = SurePool(arguments)
     # Every scheduling round collects garbage over all imported objects; frozen ones are passed by.
     gc.collect()
     gc.freeze()
     try:
-        workflow.run(plugin=chosen, plugin_args=arguments)
-        Interrupts.raise_again()
+        ours = plugin["plugin"] == "MultiProc"
+        with SurePool(arguments, threads) if ours else nullcontext(plugin["plugin"]) as chosen:
+            try:
+                workflow.run(plugin=chosen, plugin_args=arguments)
+            finally:
+                Interrupts.raise_again()
     except _PoolLostError:
         return True, ""
-    except KeyboardInterrupt:
-        if isinstance(chosen, SurePool):
-            chosen.end()
-        raise
     except Exception as error:
-        Interrupts.raise_again()
         return False, "" if stop else " ".join(f"{type(error).__name__}: {error}".split())
     finally:
         gc.unfreeze()

@@ -16,7 +16,6 @@ from bids_fmmtc.run import (
     memory_gb,
     name_datasets,
     plugin_arguments,
-    work_folder,
 )
 from bids_fmmtc.settings import Settings
 from bids_fmmtc.types import Recording, Selection
@@ -115,15 +114,6 @@ def test_plugin_arguments(settings, tmp_path):
         (tmp_path / "p.yml").write_text(text)
         with pytest.raises(UsageError):
             plugin_arguments(replace(settings, plugin_file=tmp_path / "p.yml"))
-
-
-def test_the_work_folder_is_one_per_output(settings, tmp_path):
-    mine = replace(settings, work_dir=tmp_path / "w")
-    assert work_folder(mine).parent == tmp_path / "w"
-    assert work_folder(mine) != work_folder(replace(mine, output_dir=tmp_path / "other"))
-    one, other = work_folder(settings), work_folder(replace(settings, output_dir=tmp_path / "other"))
-    assert one == work_folder(settings)
-    assert one != other
 
 
 @pytest.mark.parametrize("where", ["sub-01", "derivatives", "out"])

@@ -20,8 +20,9 @@ from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError
 from bids_fmmtc.learning.verdict import verdicts
 from bids_fmmtc.pages import draw_card, draw_results, redraw
 from bids_fmmtc.participant import steady_torch
-from bids_fmmtc.run import import_series, name_datasets, refuse_writing_into, run_participant_level, work_folder
+from bids_fmmtc.run import import_series, name_datasets, refuse_writing_into, run_participant_level
 from bids_fmmtc.settings import Settings
+from bids_fmmtc.work import open_work, work_folder
 
 if TYPE_CHECKING:
     from bids_fmmtc.group.judging import Judged
@@ -112,7 +113,7 @@ def _analyse(settings: Settings, told: Sequence[str]) -> int:
     from bids_fmmtc.group.study import load_study  # noqa: PLC0415
 
     device = steady_torch(settings.device, settings.omp_nthreads, settings.seed)
-    study = load_study(settings, work_folder(settings), device, lambda line: log.info("  %s", line))
+    study = load_study(settings, open_work(settings), device, lambda line: log.info("  %s", line))
     for note in study.notes:
         if note not in told:
             log.warning("%s", note)
