@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from bids_fmmtc import __version__
-from bids_fmmtc.errors import EXIT_IO, EXIT_UNKNOWN_LEVEL, EXIT_USAGE, FmmtcError, MissingInputError, UsageError
+from bids_fmmtc.errors import (
+    EXIT_IO,
+    EXIT_UNKNOWN_LEVEL,
+    EXIT_USAGE,
+    FmmtcError,
+    MissingInputError,
+    UsageError,
+    printable,
+)
 from bids_fmmtc.group_options import add_group_options, group_settings
 from bids_fmmtc.resources import resource_dirs
 
@@ -309,7 +317,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def start_log(verbose: int) -> None:
     """Send the program's messages to standard error; other libraries' only when asked for everything."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Plain("%(message)s"))
     log = logging.getLogger("bids_fmmtc")
     log.handlers[:] = [handler]
     log.propagate = False
@@ -320,5 +328,13 @@ def start_log(verbose: int) -> None:
         root.setLevel(logging.DEBUG)
 
 
+class _Plain(logging.Formatter):
+    """Messages without the control characters that names from outside may hold."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's own name)
+        """Return the message, line by line."""
+        return "\n".join(map(printable, super().formatMessage(record).split("\n")))
+
+
 def _complain(text: str) -> None:
-    sys.stderr.write(f"bids_fmmtc: error: {text}\n")
+    sys.stderr.write(f"bids_fmmtc: error: {printable(text)}\n")

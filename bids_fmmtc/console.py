@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from bids_fmmtc.dataset.store import read_record
+from bids_fmmtc.errors import printable
 from bids_fmmtc.types import Failure, Selection
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def describe_selection(selection: Selection) -> str:
         lines += [f"  skip  {s.path.name}  {s.reason}" for s in selection.skipped if s.subject == subject]
     n, m = len(selection.recordings), len(selection.failures)
     lines.append(f"{len(labels)} participants: {n} recordings would run, {m} cannot; nothing was written.")
-    return "\n".join(lines) + "\n"
+    return "\n".join(map(printable, lines)) + "\n"
 
 
 def subjects(selection: Selection) -> list[str]:
@@ -132,4 +133,4 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
 def _shown(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+    return f"{value:.3f}" if isinstance(value, float) else printable(str(value))

@@ -20,6 +20,15 @@ EXIT_IO = 74
 EXIT_TEMPORARY = 75
 
 
+def printable(text: str) -> str:
+    r"""Return text without control characters: ``\x1b`` and the like instead, which no terminal obeys.
+
+    Names of files, columns and classes are somebody else's; printed as they are, they could move the cursor, turn the
+    direction of writing or break a line of a table.
+    """
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
 class FmmtcError(Exception):
     """Base of all errors raised on purpose.
 
@@ -36,8 +45,8 @@ class FmmtcError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = printable(message)
+        self.hint = printable(hint)
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".rstrip()

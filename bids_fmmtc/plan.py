@@ -134,8 +134,10 @@ def _recipe(settings: Settings) -> tuple[Recipe, ModelBundle | None]:
     bundle = None
     if settings.model is not None:
         from bids_fmmtc.learning.bundle import load_bundle  # noqa: PLC0415
+        from bids_fmmtc.learning.tensors import check_tensors  # noqa: PLC0415
 
         bundle = load_bundle(settings.model)
+        check_tensors(bundle)
         recipe = bundle.recipe
     elif settings.recipe_file is not None:
         recipe = Recipe.read(settings.recipe_file)

@@ -17,7 +17,8 @@ from pathlib import Path
 from types import MappingProxyType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from bids_fmmtc.errors import MissingInputError, RecipeError
+from bids_fmmtc.errors import MissingInputError, RecipeError, UnreadableError
+from bids_fmmtc.reading import read_json
 
 SpaceRule = Literal["warp", "affine", "fail"]
 WarpSource = Literal["auto", "packaged", "templateflow"]
@@ -212,12 +213,12 @@ class Recipe:
     @classmethod
     def read(cls, path: Path) -> Recipe:
         """Read a recipe from a JSON file."""
+        if not path.exists():
+            raise MissingInputError(f"recipe {path} does not exist.")
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise MissingInputError(f"recipe {path} does not exist.") from None
-        except (OSError, ValueError) as error:
-            raise RecipeError(f"recipe {path} is not readable JSON: {error}.") from None
+            data = read_json(path)
+        except UnreadableError as error:
+            raise RecipeError(f"recipe {error.message}", error.hint) from None
         return cls.from_json(data, str(path))
 
 

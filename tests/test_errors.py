@@ -73,3 +73,9 @@ def test_errors_are_caught_as_their_nearest_builtin():
 def test_help_names_every_code():
     text = " ".join(cli.build_parser().format_help().split())
     assert all(f" {code} " in text for code in EXIT_CODES.values())
+
+
+def test_names_from_outside_are_printed_without_control_characters():
+    error = FmmtcError("column 'a\x1b[2Jb\u202e' of\nx.", "Rename\x07 it.")
+    assert str(error) == "column 'a\\x1b[2Jb\\u202e' of\\nx. Rename\\x07 it."
+    assert errors.printable("Größe 脳 – é") == "Größe 脳 – é"

@@ -165,7 +165,7 @@ def restless(folder, n):
 def partial_mask(place, recording, folder):
     """Write a brain mask without the parcels 3 and 20."""
     source = Source(recording, place.grids, place.task.recipe)
-    inside = source.mask & ~np.isin(place.grids.on(source.header, source.placement).labels, [4, 21])
+    inside = source.mask.values & ~np.isin(place.grids.on(source.header, source.placement).labels, [4, 21])
     path = folder / "mask.nii.gz"
     nib.Nifti1Image(inside.astype(np.uint8), source.header.affine).to_filename(path)
     return path

@@ -10,9 +10,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from bids_fmmtc.dataset.folders import entries, read_json
+from bids_fmmtc.dataset.folders import entries
 from bids_fmmtc.dataset.naming import Filters, Image, matches
-from bids_fmmtc.errors import RepetitionTimeError
+from bids_fmmtc.errors import RepetitionTimeError, UnreadableError
+from bids_fmmtc.reading import read_object
 from bids_fmmtc.types import Recording
 
 UNKNOWN_SPACE = "unknown"
@@ -135,9 +136,16 @@ class Neighbours:
         Raises
         ------
         RepetitionTimeError
-            None is known, it is implausible, or two that are told contradict each other.
+            None is known, it is no number or implausible, two that are told contradict each other, or a sidecar is
+            there and cannot be read.
         """
         data = self._sidecar(file)
+        for name in ("RepetitionTime", "SamplingFrequency"):
+            if name in data and _number(data, name) is None:
+                raise RepetitionTimeError(
+                    f"{file.path.name}: a sidecar gives {name} as {str(data[name])[:60]!r}, expected a number.",
+                    "Correct the sidecar.",
+                )
         time, frequency = _number(data, "RepetitionTime"), _number(data, "SamplingFrequency")
         if frequency is not None and frequency > 0:
             halfpipe = "feature" in file.labels
@@ -171,7 +179,7 @@ class Neighbours:
                 o for o in self._list(folder) if o.suffix == "timeseries.json" and tokens.issuperset(o.labels.items())
             ]
             for other in sorted(apply, key=lambda o: (-len(o.labels), o.path.name)):
-                merged = read_json(other.path) | merged
+                merged = _told(other.path) | merged
             if folder == self._root or not folder.is_relative_to(self._root):
                 return merged
             folder = folder.parent
@@ -186,6 +194,17 @@ class Neighbours:
             and other.labels.get("desc") in descriptions
         ]
         return min(found, key=lambda path: (len(path.name), path.name), default=None)
+
+
+def _told(path: Path) -> dict[str, Any]:
+    """Read a sidecar; what stands in one is never passed over for a guess."""
+    try:
+        return read_object(path)
+    except UnreadableError as error:
+        raise RepetitionTimeError(
+            f"sidecar {error.message} What it tells would have to be guessed.",
+            error.hint or "Correct or fetch the sidecar, or remove it.",
+        ) from None
 
 
 def _listed(folder: Path) -> tuple[_Other, ...]:

@@ -8,7 +8,6 @@ for its database; it then replaces the listing of ``func`` folders, and all else
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import shutil
 import tempfile
@@ -18,7 +17,15 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-from bids_fmmtc.dataset.folders import Listing, Sidecars, find_derivatives, func_files, list_participants, refuse_absent
+from bids_fmmtc.dataset.folders import (
+    Listing,
+    Sidecars,
+    filter_json,
+    find_derivatives,
+    func_files,
+    list_participants,
+    refuse_absent,
+)
 from bids_fmmtc.dataset.naming import (
     Filters,
     Image,
@@ -31,7 +38,13 @@ from bids_fmmtc.dataset.naming import (
     some,
     unusable,
 )
-from bids_fmmtc.errors import FmmtcError, InputError, MissingInputError, OutputError, SelectionError, UsageError
+from bids_fmmtc.errors import (
+    FmmtcError,
+    InputError,
+    OutputError,
+    SelectionError,
+    UsageError,
+)
 from bids_fmmtc.types import Failure, Recording, Selection, Skipped
 
 __all__ = ["Query", "find_derivatives", "find_recordings", "list_participants", "read_filter_file"]
@@ -97,13 +110,7 @@ def read_filter_file(path: Path) -> Filters:
     UsageError
         If it is not such an object, or names an unknown query or entity.
     """
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingInputError(f"Filter file {path} does not exist.") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"Filter file {path} is not readable JSON: {error}.") from None
-    return parse_filters(data, _spellings(), f"filter file {path}")
+    return parse_filters(filter_json(path), _spellings(), f"filter file {path}")
 
 
 def find_recordings(roots: Sequence[Path], query: Query, database_dir: Path | None = None) -> Selection:
@@ -210,7 +217,7 @@ class _Finder:
         key = f"sub-{label}"
         try:
             images, listings = self.look(label)
-        except InputError as error:
+        except FmmtcError as error:
             self.failures.append(_failure(key, error))
             return
         groups: dict[Any, list[Image]] = {}

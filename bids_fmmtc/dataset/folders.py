@@ -6,18 +6,21 @@ that DataLad datasets whose content is not there can be looked at.
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import math
 import os
 import re
 import shlex
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bids_fmmtc import reading
 from bids_fmmtc.dataset.naming import Image, natural, some
-from bids_fmmtc.errors import InputError, MissingInputError, RepetitionTimeError
+from bids_fmmtc.errors import DataError, InputError, MissingInputError, RepetitionTimeError, UnreadableError, UsageError
+from bids_fmmtc.reading import read_object
 
 Listing = Mapping[Path, frozenset[str]]
 
@@ -98,7 +101,7 @@ def _below(folder: Path) -> list[Path]:
             path = parent / entry.name
             likely = entry.name.lower().startswith("fmriprep")
             # Other pipelines are told by name only: some of them keep desc-preproc files of their own.
-            if entry.is_dir() and (_names_fmriprep(path) or (likely and _holds_preproc(path))):
+            if is_folder(entry) and (_names_fmriprep(path) or (likely and _holds_preproc(path))):
                 found.append(path)
     return found
 
@@ -116,12 +119,11 @@ def _names_fmriprep(folder: Path) -> bool:
 
 
 def _holds_preproc(folder: Path) -> bool:
-    return any(
-        "_desc-preproc_bold.nii" in name
-        for label in list_participants([folder])[:_PROBED]
-        for names in func_files(folder, label).values()
-        for name in names
-    )
+    for label in list_participants([folder])[:_PROBED]:
+        with contextlib.suppress(InputError):  # one folder that cannot be read says nothing of the others
+            if any("_desc-preproc_bold.nii" in name for names in func_files(folder, label).values() for name in names):
+                return True
+    return False
 
 
 def list_participants(roots: Iterable[Path]) -> tuple[str, ...]:
@@ -136,9 +138,17 @@ def list_participants(roots: Iterable[Path]) -> tuple[str, ...]:
         match[1]
         for root in roots
         for entry in entries(root)
-        if (match := _LABEL.fullmatch(entry.name)) is not None and entry.is_dir()
+        if (match := _LABEL.fullmatch(entry.name)) is not None and is_folder(entry)
     }
     return tuple(sorted(labels, key=natural))
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Tell whether an entry is a folder; one that cannot be looked at, as links in a circle, counts: it is named so."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return True
 
 
 def func_files(root: Path, label: str) -> Listing:
@@ -168,12 +178,27 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object; a file that is absent, not fetched or malformed counts as an empty one."""
+    """Read a JSON object on which no number rests; one that is absent, not fetched or malformed counts as empty."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(path)
+    except UnreadableError:
         return {}
-    return data if isinstance(data, dict) else {}
+
+
+def filter_json(path: Path) -> Any:
+    """Return the content of a filter file.
+
+    Raises
+    ------
+    MissingInputError, UsageError
+        It does not exist; it cannot be read as JSON.
+    """
+    if not path.exists():
+        raise MissingInputError(f"Filter file {path} does not exist.")
+    try:
+        return reading.read_json(path)
+    except UnreadableError as error:
+        raise UsageError(f"Filter file {error.message}", error.hint) from None
 
 
 def refuse_absent(path: Path) -> None:
@@ -183,10 +208,15 @@ def refuse_absent(path: Path) -> None:
     ------
     MissingInputError
         If the file is a dangling link or a git-annex pointer, or is not there any more.
+    DataError
+        If it is no regular file: reading a pipe or a device may never end.
     """
     try:
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):
+            raise DataError(f"{path} is no regular file.", "Restore the file.")
         # An unlocked annexed file that is not fetched is a small text file with its key.
-        small = 0 < path.stat().st_size < 1024
+        small = 0 < found.st_size < 1024
         fetched = not small or not path.read_bytes().startswith(_POINTER)
     except FileNotFoundError:
         if not path.is_symlink():
@@ -203,6 +233,18 @@ def refuse_absent(path: Path) -> None:
         )
 
 
+def _repetition_time(value: Any, path: Path) -> float:
+    low, high = _TR_SECONDS
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if number and low <= value <= high:
+        return float(value)
+    shown = f"{value:g}" if number else repr(value)
+    raise RepetitionTimeError(
+        f"{path} gives a repetition time of {shown[:60]}, expected a number from {low:g} to {high:g}, in seconds.",
+        "Correct RepetitionTime in the sidecar.",
+    )
+
+
 class Sidecars:
     """Repetition times by BIDS inheritance; remembers what the dataset's upper folders hold."""
 
@@ -210,7 +252,7 @@ class Sidecars:
         self._upper: dict[Path, list[str]] = {}
 
     def repetition_time(self, image: Image, names: Iterable[str]) -> float | None:
-        """Return the repetition time of the nearest sidecar that tells one; None leaves it to the image's header.
+        """Return the repetition time of the nearest sidecar that tells one; None: no sidecar does, the header must.
 
         Parameters
         ----------
@@ -222,18 +264,19 @@ class Sidecars:
         Raises
         ------
         RepetitionTimeError
-            If it is not within 0.05 to 30 s, as when it is written in milliseconds.
+            If a sidecar is there and cannot be read, or its value is no number within 0.05 to 30 s, as when it is
+            written in milliseconds. What stands in a file is never passed over for a guess.
         """
         for path in self._applying(image, names):
-            value = read_json(path).get("RepetitionTime")
-            if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-                low, high = _TR_SECONDS
-                if not low <= value <= high:
-                    raise RepetitionTimeError(
-                        f"{path} gives a repetition time of {value:g}, expected {low:g} to {high:g}, in seconds.",
-                        "Correct RepetitionTime in the sidecar.",
-                    )
-                return float(value)
+            try:
+                data = read_object(path)
+            except UnreadableError as error:
+                raise RepetitionTimeError(
+                    f"sidecar {error.message} Its repetition time would have to be guessed.",
+                    error.hint or "Correct or fetch the sidecar, or remove it: the image's header counts then.",
+                ) from None
+            if data.get("RepetitionTime") is not None:
+                return _repetition_time(data["RepetitionTime"], path)
         return None
 
     def _applying(self, image: Image, names: Iterable[str]) -> Iterable[Path]:

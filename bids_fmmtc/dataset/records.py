@@ -66,12 +66,17 @@ def label_of(key: str, entity: str) -> str | None:
 def gather(features_dirs: Sequence[Path]) -> tuple[Record, ...]:
     """Find the record of every recording below output datasets of ours, ``sub-X/[ses-Y/]func``, in natural order."""
     found = [
-        record
-        for root in features_dirs
-        for label in list_participants([root])
-        for record in gather_participant(root, label)
+        record for root in features_dirs for label in list_participants([root]) for record in _records_of(root, label)
     ]
     return tuple(sorted(found, key=lambda record: (natural(record.key), str(record.path))))
+
+
+def _records_of(root: Path, label: str) -> tuple[Record, ...]:
+    """Find a participant's records; one whose folder cannot be read keeps a row that says so."""
+    try:
+        return gather_participant(root, label)
+    except InputError as error:
+        return (Record(f"sub-{label}", root, root / f"sub-{label}", {}, error.message),)
 
 
 def gather_participant(root: Path, label: str) -> tuple[Record, ...]:

@@ -6,7 +6,6 @@ plain ``sub-01_timeseries.tsv``. No table of series is read here, only names and
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -15,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from bids_fmmtc.dataset.beside import IDENTITY, Neighbours, SeriesFile, identity_of, labels_of
-from bids_fmmtc.dataset.folders import refuse_absent
+from bids_fmmtc.dataset.folders import filter_json, refuse_absent
 from bids_fmmtc.dataset.naming import Filters, natural, parse_filters, some
 from bids_fmmtc.errors import (
     FmmtcError,
     InputError,
     MissingInputError,
     SelectionError,
-    UsageError,
 )
 from bids_fmmtc.types import Failure, Recording, Selection, Skipped
 
@@ -173,12 +171,7 @@ def read_series_filters(path: Path | None) -> Filters:
     """
     if path is None:
         return {}
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise MissingInputError(f"Filter file {path} does not exist.") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"Filter file {path} is not readable JSON: {error}.") from None
+    data = filter_json(path)
     bold = data.get("bold") if isinstance(data, dict) else None
     own = {str(k): str(k) for k in bold} if isinstance(bold, dict) else {}
     return parse_filters(data, own | _SPELLINGS, f"filter file {path}")

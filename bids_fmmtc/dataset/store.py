@@ -7,6 +7,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_fmmtc.errors import DataError, OutputError
+from bids_fmmtc.errors import DataError, OutputError, UnreadableError, printable
+from bids_fmmtc.reading import read_object
 from bids_fmmtc.types import Features, Recording
 
 # BEP017 (a draft) speaks of ``meas-``, xcp_d of ``stat-``: one constant, so that following the vote is one edit.
@@ -130,8 +132,25 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.9g}"
     if isinstance(value, list | tuple):
-        return ",".join(str(v) for v in value) or MISSING
-    return " ".join(str(value).split()) or MISSING
+        return _plain(",".join(str(v) for v in value)) or MISSING
+    return _plain(str(value)) or MISSING
+
+
+_FORMULA = re.compile(r"[=@]|[+-].*[A-Za-z(]")
+
+
+def _plain(text: str) -> str:
+    """Return text as one cell that no terminal obeys and no spreadsheet computes (``=1+1`` becomes ``'=1+1``)."""
+    text = printable(" ".join(text.split()))
+    return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def write_array(path: Path, columns: Sequence[str], values: NDArray[np.floating[Any]]) -> None:
@@ -208,7 +227,6 @@ def read_features(path: Path) -> Features:
 def read_record(path: Path) -> dict[str, Any] | None:
     """Read a JSON object; None when it is absent or broken (it is then written anew)."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(path)
+    except UnreadableError:
         return None
-    return data if isinstance(data, dict) else None

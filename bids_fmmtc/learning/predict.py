@@ -188,6 +188,15 @@ def _space_differs(own: Recipe, used: Recipe) -> bool:
     return own.space != used.space
 
 
+def check_head(bundle: ModelBundle) -> None:
+    """Build a bundle's head as `Predictor` does; raises what that would raise for its first participant."""
+    try:
+        state = load(bundle.read(HEAD))
+    except SafetensorError as error:
+        raise BundleError(f"bundle {bundle.root}: {HEAD} cannot be read: {error}.") from None
+    filled_head(bundle.head, bundle.shapes, state)
+
+
 def filled_head(spec: Mapping[str, Any], shapes: Mapping[str, Any], state: Mapping[str, Tensor]) -> nn.Module:
     """Build the head without drawing random weights and give it ``state``, whose names and shapes must fit exactly."""
     with torch.device("meta"):

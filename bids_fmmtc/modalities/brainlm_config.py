@@ -9,9 +9,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from bids_fmmtc.errors import MissingInputError, RecipeError, WeightsError
+from bids_fmmtc.errors import MissingInputError, RecipeError, UnreadableError, WeightsError
 from bids_fmmtc.modalities.token_order import TokenOrder
 from bids_fmmtc.modalities.weights import weights_file
+from bids_fmmtc.reading import read_json
 from bids_fmmtc.recipe import ModalitySpec, Recipe
 
 FETCH = "Fetch the weights with: bids_fmmtc-fetch brainlm."
@@ -148,12 +149,12 @@ class BrainLMConfig:
         WeightsError
             It is not readable JSON, or as `from_json`.
         """
+        if not path.exists():
+            raise MissingInputError(f"BrainLM config {path} does not exist.", FETCH)
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            raise MissingInputError(f"BrainLM config {path} does not exist.", FETCH) from None
-        except (OSError, ValueError) as error:
-            raise WeightsError(f"BrainLM config {path} is not readable JSON: {error}.", FETCH) from None
+            data = read_json(path)
+        except UnreadableError as error:
+            raise WeightsError(f"BrainLM config {error.message}", FETCH) from None
         return cls.from_json(data, str(path))
 
 

@@ -14,6 +14,8 @@ FLAG_WORDS: Mapping[str, str] = {
     "space_affine": "Labels were placed as if two different templates were one: some millimetres off.",
     "padded": "The recording was shorter than a window and was extended by reflection.",
     "repetition_time_disagrees": "Sidecar and header disagree on the repetition time; the sidecar was believed.",
+    "repetition_time_from_header": "No sidecar tells the repetition time; the image's header was believed.",
+    "mask_thresholded": "The brain mask held shares of voxels; those of at least one half counted as brain.",
     "imported_series": "Parcel series were imported; how they were made is not known here.",
     "frames_removed": "Frames were taken out before import: neighbours in the series were none in the scanner.",
     "names_differ": "Columns were matched to parcels by position, though their names differ.",

@@ -5,19 +5,15 @@ from __future__ import annotations
 import csv
 import hashlib
 import re
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from bids_fmmtc.errors import AtlasError, MissingInputError
+from bids_fmmtc.signals.nifti import open_nifti
 from bids_fmmtc.types import Atlas
 
 PUBLISHED_IMAGE, PUBLISHED_TABLE = "A424+2mm.nii.gz", "A424_Coordinates.dat"
@@ -26,6 +22,7 @@ PUBLISHED_SPACE = "MNI152NLin6Asym"  # its grid is FSL's MNI152 at 2 mm
 # A voxel centre may fall exactly between two atlas voxels. Nudging every point by the same hair in world space
 # sends it to the same side however the atlas is stored (flipped, permuted).
 TIE_BREAK_MM = 1e-4
+_FORMULA = re.compile(r"[=@]|[+-].*[A-Za-z(]")
 
 NAMES = ("name", "label", "labels")
 NETWORKS = ("network", "network_label", "modules")
@@ -197,6 +194,7 @@ def _assemble(
         raise AtlasError(f"the table of {image.name} needs labels of 1 and above.")
     if len(set(index)) != len(index):
         raise AtlasError(f"the table of {image.name} lists a label twice.")
+    refuse_names(names, image.name)
     if len(set(names)) != len(names):
         names = tuple(f"{n}_{i}" for n, i in zip(names, index, strict=True))
     found = np.flatnonzero(np.bincount(values.ravel(order="K")))  # a sort over all voxels would cost ten times this
@@ -215,19 +213,31 @@ def _assemble(
     return Atlas(name, space, labels, affine, tuple(index), names, networks, centres, sha256)
 
 
+def refuse_names(names: Sequence[str], source: str) -> None:
+    """Refuse parcel names that are no names: they head the columns of every table this program writes.
+
+    Raises
+    ------
+    AtlasError
+        A name holds control characters, or begins as a spreadsheet formula does.
+    """
+    for name in names:
+        if not name.isprintable() or _FORMULA.match(name):
+            raise AtlasError(
+                f"{source}: parcel name {name!r} holds control characters or begins like a spreadsheet formula.",
+                "Rename the parcel in the table of the atlas.",
+            )
+
+
 def _read_labels(image: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    try:
-        img: Any = nib.load(image)
-        data = np.asanyarray(img.dataobj)
-    except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
-        raise AtlasError(f"{image} cannot be read: {error}.") from None
-    data = data.reshape(data.shape[:3]) if data.ndim > 3 and data.size == np.prod(data.shape[:3]) else data
+    found = open_nifti(image, "atlas image", AtlasError)
+    data = found.data("atlas image", AtlasError)
     if data.ndim != 3:
         raise AtlasError(f"{image} has shape {data.shape}, expected one 3-D label image.")
     values = np.rint(data).astype(np.int64)
     if not np.array_equal(values, data) or values.min() < 0:
         raise AtlasError(f"{image} holds values that are not whole labels; probabilistic atlases are not supported.")
-    return values, np.asarray(img.affine, np.float64)
+    return values, found.affine
 
 
 def _centroids(labels: NDArray[np.int32], affine: NDArray[np.float64], n: int) -> NDArray[np.float64]:

@@ -13,22 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 from isal import igzip, isal_zlib
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
 from bids_fmmtc.errors import ImageError
 from bids_fmmtc.signals.atlas import LabelGrid
+from bids_fmmtc.signals.nifti import FETCH_AGAIN, one_line, open_nifti
 from bids_fmmtc.types import Float32, RoiSeries
 
 TSNR_VOXELS = 8192  # temporal SNR is the median over this many voxels, evenly spread over the labelled ones
 CARPET_VOXELS = 400  # of these are kept over time, for a picture: 0.5 MB for 300 frames
 READ_AHEAD = 1 << 20
 VOXEL_MM = (0.3, 30.0)  # an affine in metres or micrometres would make the atlas a grid of no size or of any
-_FETCH_AGAIN = "Copy or fetch the file again, or re-run fMRIPrep for this recording."
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,36 +82,22 @@ def read_header(path: Path) -> Header:
     Raises
     ------
     ImageError
-        Empty, truncated, not NIfTI, not 4-D, or a data type that is not a real number.
+        As `nifti.open_nifti`, or not 4-D, or voxels of an impossible size.
     """
-    try:
-        img: Any = nib.load(path)
-        header, proxy = img.header, img.dataobj
-        slope, intercept, offset = float(proxy.slope), float(proxy.inter), int(proxy.offset)
-        dtype = header.get_data_dtype()
-    except (OSError, EOFError, ValueError, AttributeError, zlib.error, ImageFileError, HeaderDataError) as error:
-        raise ImageError(f"{path.name} is not a readable NIfTI image: {_one_line(error)}.", _FETCH_AGAIN) from None
-    shape = tuple(int(n) for n in img.shape)
-    if len(shape) == 5 and shape[3] == 1:  # some writers put time on the fifth axis
-        shape = (*shape[:3], shape[4])
+    found = open_nifti(path)
+    shape, affine = found.shape, found.affine
     if len(shape) != 4 or shape[3] < 2:
         raise ImageError(f"{path.name} has shape {shape}, expected four dimensions with several frames.")
-    if dtype.kind not in "iuf":
-        raise ImageError(f"{path.name} holds data of type {dtype}, expected real numbers.")
-    affine = np.asarray(img.affine, np.float64)
     voxel = np.sqrt((affine[:3, :3] ** 2).sum(0))
     if not (VOXEL_MM[0] <= voxel.min() and voxel.max() <= VOXEL_MM[1]):
-        found = " x ".join(f"{v:g}" for v in voxel)
+        made = " x ".join(f"{v:g}" for v in voxel)
         expected = f"expected {VOXEL_MM[0]:g} to {VOXEL_MM[1]:g} mm"
-        raise ImageError(f"the affine of {path.name} makes voxels of {found} mm, {expected}.")
+        raise ImageError(f"the affine of {path.name} makes voxels of {made} mm, {expected}.")
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-3 * np.prod(voxel):
         raise ImageError(f"{path.name} has an affine that cannot be inverted.")
     size = (shape[0], shape[1], shape[2], shape[3])
-    return Header(path, size, affine, dtype, slope, intercept, offset, _header_tr(header))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()).rstrip(".") or type(error).__name__
+    tr = _header_tr(found.image.header)
+    return Header(path, size, affine, found.dtype, found.slope, found.intercept, found.offset, tr)
 
 
 def _header_tr(header: Any) -> float | None:
@@ -161,8 +144,8 @@ def frames(header: Header) -> Iterator[NDArray[Any]]:
                 pass
     except (EOFError, OSError, isal_zlib.IsalError, zlib.error) as error:  # type: ignore[misc]  # stub lacks the base
         raise ImageError(
-            f"{header.path.name} is truncated or corrupt after frame {done} of {n_frames}: {_one_line(error)}.",
-            _FETCH_AGAIN,
+            f"{header.path.name} is truncated or corrupt after frame {done} of {n_frames}: {one_line(error)}.",
+            FETCH_AGAIN,
         ) from None
 
 

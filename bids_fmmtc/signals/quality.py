@@ -39,6 +39,8 @@ FLAGS: Mapping[str, Callable[[Quality], bool]] = {
     "space_affine": lambda q: q["placement"] == "affine",
     "padded": lambda q: q["padded"],
     "repetition_time_disagrees": lambda q: _disagrees(q["repetition_time"], q["header_repetition_time"]),
+    "repetition_time_from_header": lambda q: q.get("repetition_time_of") == "header",
+    "mask_thresholded": lambda q: bool(q.get("mask_thresholded")),
     "imported_series": lambda q: q["placement"] == IMPORTED,
     "frames_removed": lambda q: bool(q.get("frames_removed")),
     "names_differ": lambda q: q.get("columns_matched") == BY_POSITION_DESPITE_NAMES,

@@ -6,23 +6,21 @@
 
 from __future__ import annotations
 
-import zlib
 from abc import ABC, abstractmethod
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 
-from bids_fmmtc.errors import ConfoundsError, CoverageError, ImageError, RepetitionTimeError, SpaceError
+from bids_fmmtc.errors import ConfoundsError, CoverageError, RepetitionTimeError, SpaceError
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.signals.atlas import LabelGrid, labels_on_grid
 from bids_fmmtc.signals.confounds import Confounds, read_confounds
 from bids_fmmtc.signals.denoise import Cleaned, check_limits, denoise
+from bids_fmmtc.signals.mask import Mask, read_mask
+from bids_fmmtc.signals.nifti import open_nifti
 from bids_fmmtc.signals.parcellate import Header, Parcellated, Sample, parcellate, read_header
 from bids_fmmtc.signals.quality import frame_table, measure
 from bids_fmmtc.signals.regressors import Chosen, choose
@@ -180,24 +178,20 @@ class Source(Opened):
         return place(self.recording.space, self.atlas.space, self.recipe.space, self._transform)
 
     @cached_property
-    def mask(self) -> NDArray[np.bool_] | None:
-        """(X, Y, Z) brain mask, or None."""
+    def mask(self) -> Mask | None:
+        """The brain mask on the image's grid, or None."""
         path = self.recording.mask
         if path is None:
             return None
-        try:
-            img: Any = nib.load(path)
-            data = np.asarray(np.asanyarray(img.dataobj) > 0)
-        except (OSError, EOFError, ValueError, zlib.error, ImageFileError, HeaderDataError) as error:
-            raise ImageError(f"brain mask {path.name} cannot be read: {error}.", "Copy or fetch it again.") from None
-        same = data.shape == self.header.shape[:3] and np.allclose(img.affine, self.header.affine, atol=SAME_GRID_MM)
+        image = open_nifti(path, "brain mask")
+        same = image.shape == self.header.shape[:3] and np.allclose(image.affine, self.header.affine, atol=SAME_GRID_MM)
         if not same:
             raise SpaceError(
                 f"{self.recording.bold.name} and its brain mask lie on different grids: shape {self.header.shape[:3]} "
-                f"and {data.shape}, origin {_origin(self.header.affine)} and {_origin(img.affine)}.",
+                f"and {image.shape}, origin {_origin(self.header.affine)} and {_origin(image.affine)}.",
                 "One of the two has a wrong affine; re-run fMRIPrep for this recording.",
             )
-        return data
+        return read_mask(image)
 
     @cached_property
     def confounds(self) -> Confounds | None:  # type: ignore[override]  # read when first asked for
@@ -223,8 +217,9 @@ class Source(Opened):
         """Parcel means as they are in the image; the one pass over the 4-D file."""
         # What can fail fast does so before the long read.
         tr, mask, grid = self.repetition_time, self.mask, self._grids.on(self.header, self.placement)
+        brain = None if mask is None else mask.values
         check_limits(self.recipe.denoising, tr)
-        raw = parcellate(self.header, grid, mask, tr, self.recipe.least_coverage, self.chosen.keep)
+        raw = parcellate(self.header, grid, brain, tr, self.recipe.least_coverage, self.chosen.keep)
         name, space = self.recording.bold.name, self.recording.space
         refuse_lost(
             raw.series,
@@ -265,6 +260,8 @@ class Source(Opened):
             placement=self.placement.how,
             has_mask=self.recording.mask is not None,
             header_tr=self.header.repetition_time,
+            repetition_time_of="header" if self.recording.repetition_time is None else "sidecar",
+            mask_thresholded=self.mask is not None and self.mask.thresholded,
         )
 
 

@@ -103,7 +103,7 @@ def test_what_sidecars_tell(file, tmp_path):
 
 def test_nothing_told_is_nothing_known(file, tmp_path):
     found = file(XCP)
-    beside(found.path, f"{XCP}.json", {"MeanFramewiseDisplacement": "n/a", "RepetitionTime": True})
+    beside(found.path, f"{XCP}.json", {"MeanFramewiseDisplacement": "n/a"})
     assert set(Neighbours(tmp_path).beside(found).told.values()) == {None}
     with pytest.raises(RepetitionTimeError, match=f"{XCP}.tsv: no sidecar tells .* --repetition-time"):
         Neighbours(tmp_path).repetition_time(found, None)

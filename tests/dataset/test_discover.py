@@ -193,8 +193,8 @@ def test_what_is_no_volume_of_the_recording_is_skipped_with_a_reason(root):
         "sub-01_task-rest_hemi-L_space-fsaverage5_bold.func.gii",
         "sub-01_task-rest_space-fsLR_den-91k_bold.dtseries.nii",
         f"sub-01_task-rest_{S6}_boldref.nii.gz",
-        f"sub-01_task-rest_{S6}_desc-preproc_bold.json",
     )
+    put(root, f"sub-01_task-rest_{S6}_desc-preproc_bold.json", content="{}")
     selection = find(root)
     assert names(selection) == [f"sub-01_task-rest_{S6}_{BOLD}"]
     found = " | ".join(reasons(selection).values())
@@ -386,11 +386,53 @@ def test_repetition_time_by_inheritance(root):
         assert find(root).recordings[0].repetition_time == (tr if tr != 9 else 1)
 
 
-@pytest.mark.parametrize("value", ['"2.5"', "true", "null", "NaN", "[2]", "2.5, oops"])
-def test_an_unusable_repetition_time_is_left_to_the_header(root, value):
+@pytest.mark.parametrize("value", ['"2.5"', "true", "NaN", "[2]", "9" * 400, "2.5, oops", "[" * 9000])
+def test_a_repetition_time_that_is_there_and_unusable_is_never_guessed(root, value):
     put(root, f"sub-01_task-rest_{S6}_{BOLD}")
-    put(root, f"sub-01_task-rest_{S6}_desc-preproc_bold.json", content=f'{{"RepetitionTime": {value}}}')
+    sidecar = f"sub-01_task-rest_{S6}_desc-preproc_bold.json"
+    put(root, sidecar, content=f'{{"RepetitionTime": {value}}}')
+    (failure,) = find(root).failures
+    assert (failure.key, failure.kind) == ("sub-01_task-rest", "repetition-time")
+    assert sidecar in failure.message
+    assert "\n" not in failure.reason
+
+
+@pytest.mark.parametrize("content", ['{"RepetitionTime": null}', '{"SkullStripped": false}'])
+def test_a_repetition_time_that_is_not_told_is_left_to_the_header(root, content):
+    put(root, f"sub-01_task-rest_{S6}_{BOLD}")
+    put(root, f"sub-01_task-rest_{S6}_desc-preproc_bold.json", content=content)
     assert find(root).recordings[0].repetition_time is None
+
+
+def test_a_sidecar_with_a_byte_order_mark_is_read(root):
+    put(root, f"sub-01_task-rest_{S6}_{BOLD}")
+    put(root, f"sub-01_task-rest_{S6}_desc-preproc_bold.json", content='\ufeff{"RepetitionTime": 2.5}')
+    assert find(root).recordings[0].repetition_time == 2.5
+
+
+def test_what_cannot_be_read_costs_its_participant_alone(root):
+    """A circle of links, a pipe for a sidecar, one that is not fetched: three rows, and the fourth participant runs."""
+    for label in ("01", "02", "04"):
+        put(root, f"sub-{label}_task-rest_{S6}_{BOLD}")
+    func = root / "sub-01" / "func"
+    os.mkfifo(func / f"sub-01_task-rest_{S6}_desc-preproc_bold.json")
+    (root / "sub-02" / "func" / f"sub-02_task-rest_{S6}_desc-preproc_bold.json").symlink_to(".git/annex/objects/gone")
+    (root / "sub-03").symlink_to("sub-03")
+    found = find(root)
+    assert [r.subject for r in found.recordings] == ["04"]
+    assert [f.key for f in found.failures] == ["sub-01_task-rest", "sub-02_task-rest", "sub-03"]
+    assert "pipe" in found.failures[0].message
+    assert "Fetch" in found.failures[1].hint
+    assert list_participants([root]) == ("01", "02", "03", "04")
+
+
+def test_a_pipe_for_an_image_is_refused_at_once(root):
+    put(root, f"sub-01_task-rest_{S6}_{BOLD}")
+    image = root / "sub-01" / "func" / f"sub-01_task-rest_{S6}_{BOLD}"
+    image.unlink()
+    os.mkfifo(image)
+    (failure,) = find(root).failures
+    assert "no regular file" in failure.message
 
 
 @pytest.mark.parametrize("value", [0, -2.0])
@@ -445,7 +487,7 @@ def test_filters_have_fmripreps_meaning(root, tmp_path, bold, expected):
         ('{"bold": {"acq": {"a": 1}}}', "bold.acq"),
         ('{"bold": []}', "must be an object"),
         ("[]", "expected a JSON object"),
-        ("{", "not readable JSON"),
+        ("{", "not valid JSON"),
     ],
 )
 def test_wrong_filter_files_are_refused(tmp_path, text, match):
@@ -559,7 +601,9 @@ def ds000208(tmp_path_factory):
         for row in csv.DictReader(file, delimiter="\t"):
             path, known = root / row["path"], source / row["path"]
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(known.read_bytes() if known.is_file() and known.suffix == ".json" else b"")
+            # The listing holds names; a sidecar that is there and empty would be refused.
+            empty = b"{}" if path.suffix == ".json" else b""
+            path.write_bytes(known.read_bytes() if known.is_file() and known.suffix == ".json" else empty)
     return root
 
 
@@ -611,7 +655,7 @@ def test_names_that_fmriprep_25_writes(tmp_path, listing, task, spaces, failures
     paths = (META / "fmriprep25_expected" / listing).read_text().split()
     for path in (root / line for line in paths if Path(line).suffix and "/" in line):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        path.write_text("{}" if path.suffix == ".json" else "")
     selection = find_recordings(find_derivatives(root), Query(tasks=(task,)))
     assert [r.space for r in selection.recordings] == spaces
     assert all(r.mask and r.confounds for r in selection.recordings)

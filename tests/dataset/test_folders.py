@@ -3,6 +3,7 @@ import logging
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bids_fmmtc.dataset.folders import Sidecars, entries, find_derivatives, refuse_absent
@@ -139,7 +140,9 @@ def test_a_file_that_cannot_be_read(tmp_path):
 def test_a_repetition_time_no_scanner_has_is_refused(tmp_path, value):
     image = Image(tmp_path, 0, tmp_path / "sub-1_bold.nii.gz", {"sub": "1"}, ".nii.gz")
     (tmp_path / "sub-1_bold.json").write_text(json.dumps({"RepetitionTime": value}))
-    with pytest.raises(RepetitionTimeError, match=rf"time of {value:g}, expected 0\.05 to 30, in seconds"):
+    with pytest.raises(
+        RepetitionTimeError, match=rf"time of {value:g}, expected a number from 0\.05 to 30, in seconds"
+    ):
         Sidecars().repetition_time(image, ["sub-1_bold.json"])
 
 
@@ -148,3 +151,47 @@ def test_a_repetition_time_that_may_be(tmp_path, value):
     image = Image(tmp_path, 0, tmp_path / "sub-1_bold.nii.gz", {"sub": "1"}, ".nii.gz")
     (tmp_path / "sub-1_bold.json").write_text(json.dumps({"RepetitionTime": value}))
     assert Sidecars().repetition_time(image, ["sub-1_bold.json"]) == value
+
+
+def random_text(rng, sound):
+    """Change some characters of a sound JSON text, or a value for an odd one."""
+    text = list(sound)
+    for at in rng.integers(0, len(text), rng.integers(1, 4)):
+        text[at] = str(rng.choice(list('{}[]":,0123456789.eE-+ntfaN\\ \n\u00e4\x00')))
+    return "".join(text)
+
+
+def test_five_hundred_sidecars_at_random(tmp_path):
+    """Whatever a sidecar holds: the number that stands there, nothing told, or one line; never another number."""
+    image = Image(tmp_path, 0, tmp_path / "sub-1_bold.nii.gz", {"sub": "1"}, ".nii.gz")
+    rng, told = np.random.default_rng(5), 0
+    for _ in range(500):
+        text = random_text(rng, '{"RepetitionTime": 2.25, "EchoTime": [0.03, {"a": null}], "TaskName": "rest"}')
+        (tmp_path / "sub-1_bold.json").write_text(text)
+        said, found = "", None
+        try:
+            found = Sidecars().repetition_time(image, ["sub-1_bold.json"])
+        except RepetitionTimeError as error:
+            said = str(error)
+        assert "\n" not in said
+        if not said:
+            assert found == json.loads(text).get("RepetitionTime")
+            told += found is not None
+    assert told > 50
+
+
+def test_five_hundred_descriptions_at_random(tmp_path):
+    """A description makes a folder fMRIPrep's or does not; it never ends the run otherwise."""
+    rng = np.random.default_rng(6)
+    (tmp_path / "sub-1").mkdir()
+    found = 0
+    for _ in range(500):
+        text = random_text(rng, '{"Name": "x", "GeneratedBy": [{"Name": "fMRIPrep", "Version": "25.1.0"}]}')
+        (tmp_path / "dataset_description.json").write_text(text)
+        said = ""
+        try:
+            found += find_derivatives(tmp_path) == (tmp_path,)
+        except InputError as error:
+            said = str(error)
+        assert "\n" not in said
+    assert 50 < found < 500

@@ -244,7 +244,7 @@ def test_filters_may_name_any_entity(tmp_path):
     with pytest.raises(MissingInputError):
         read_series_filters(tmp_path / "no")
     path.write_text("[")
-    with pytest.raises(UsageError, match="not readable JSON"):
+    with pytest.raises(UsageError, match="not valid JSON"):
         read_series_filters(path)
     path.write_text('{"bald": {}}')
     with pytest.raises(UsageError, match="unknown query bald"):

@@ -284,3 +284,17 @@ def test_a_file_of_another_kind_is_refused_even_with_its_own_checksum(stored, co
     write_json(path, record)
     with pytest.raises(DataError):
         read_features(path)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "@SUM(A1)", "+cmd(x)", "-cmd|' /C calc'!A0"])
+def test_a_cell_is_never_a_formula(text):
+    assert cell(text) == f"'{text}"
+
+
+@pytest.mark.parametrize("text", ["-3", "+1e-5", "-inf", "-", "+", "sub-01", "a=b", "n/a"])
+def test_what_is_no_formula_stays(text):
+    assert cell(text) == text
+
+
+def test_a_cell_holds_no_control_character():
+    assert cell("a\x1b[2J\tb") == "a\\x1b[2J b"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from nibabel.orientations import apply_orientation, inv_ornt_aff
 
 from bids_fmmtc.errors import AtlasError, MissingInputError
-from bids_fmmtc.signals.atlas import PUBLISHED_IMAGE, TIE_BREAK_MM, labels_on_grid, read_atlas
+from bids_fmmtc.signals.atlas import PUBLISHED_IMAGE, TIE_BREAK_MM, labels_on_grid, read_atlas, refuse_names
 
 AFFINE = np.array([[-2.0, 0, 0, 6], [0, 2, 0, -8], [0, 0, 2, -4], [0, 0, 0, 1]])
 TABLE = "index\tname\n3\tleft\n7\tright\n20\tback\n"
@@ -139,7 +139,7 @@ def test_a_damaged_image_is_an_atlas_error(folder, damage):
     else:
         data = data[: len(data) // 2 if damage == "truncated" else 0]
     path.write_bytes(data)
-    with pytest.raises(AtlasError, match="cannot be read"):
+    with pytest.raises(AtlasError, match=r"not a readable NIfTI image|cannot be read"):
         read_atlas(root)
 
 
@@ -417,3 +417,10 @@ def test_a424_stored_otherwise_gives_the_same_columns(a424, turn):
         affine[:3, 3] = origin
         one, two = labels_on_grid(a424, (49, 58, 49), affine), labels_on_grid(other, (49, 58, 49), affine)
         np.testing.assert_array_equal(one.labels, two.labels)
+
+
+@pytest.mark.parametrize("name", ["=HYPERLINK(A1)", "@x", "+a(", "-cmd|x", "a\x1b[2J", "a\u202eb"])
+def test_a_parcel_name_that_is_none_is_refused(name):
+    with pytest.raises(AtlasError, match="parcel name"):
+        refuse_names(["V1", name], "atlas.tsv")
+    refuse_names(["V1", "7Networks_LH-Vis(1)", "-1", "+", "Größe"], "atlas.tsv")

@@ -44,6 +44,8 @@ RAISED = {
     "space_affine": ({"placement": "affine"}, {"placement": "packaged"}),
     "padded": ({"padded": True}, {"padded": False}),
     "repetition_time_disagrees": ({"header_tr": 2.03}, {"header_tr": 2.01}),
+    "repetition_time_from_header": ({"repetition_time_of": "header"}, {"repetition_time_of": "sidecar"}),
+    "mask_thresholded": ({"mask_thresholded": True}, {"mask_thresholded": False}),
     "imported_series": ({"placement": IMPORTED, "has_mask": False}, {"placement": "same"}),
     "frames_removed": ({"frames_removed": True}, {"frames_removed": False}),
     "names_differ": ({"columns_matched": BY_POSITION_DESPITE_NAMES}, {"columns_matched": "position"}),

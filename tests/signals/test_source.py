@@ -151,7 +151,7 @@ def test_a_mask_rounded_differently_is_the_same_grid(tiny):
     affine = AFFINE.copy()
     affine[0, 3] = 0.01
     nib.Nifti1Image(np.ones((8, 8, 8), np.uint8), affine).to_filename(source.recording.mask)
-    assert source.mask.all()
+    assert source.mask.values.all()
 
 
 @pytest.mark.parametrize("damage", ["empty", "truncated", "corrupt", "type", "absent"])
@@ -308,7 +308,7 @@ def test_nothing_is_read_before_it_is_asked_for_and_nothing_twice(tiny, read):
     assert source.repetition_time == 2.0
     assert read == []  # the sidecar knew it
     assert source.header.shape == (8, 8, 8, 30)
-    assert source.mask.all()
+    assert source.mask.values.all()
     assert source.confounds is not None
     assert read == ["read_header", "read_confounds"]
     for _ in range(2):

@@ -1,0 +1,142 @@
+"""NIfTI images from outside: opened, and refused before anything is allocated where the header cannot be true.
+
+A header is 348 bytes that anybody may have written. Here it must agree with the file behind it, and say where the image
+lies; everything that reads an image (`parcellate`, masks, atlases) opens it through `open_nifti`.
+"""
+
+from __future__ import annotations
+
+import stat
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
+
+from bids_fmmtc.errors import DataError, ImageError
+
+DEFLATE_MOST = 1032
+"""Bytes that one byte of a deflate stream can stand for at most (zlib's technical details, maximum expansion)."""
+
+UNREADABLE = (
+    OSError,
+    EOFError,
+    ValueError,
+    OverflowError,
+    TypeError,
+    AttributeError,
+    LookupError,
+    ArithmeticError,
+    MemoryError,
+    zlib.error,
+    ImageFileError,
+    HeaderDataError,
+)
+"""What nibabel raises at headers and data that are not what they say; none of it is a fault of this program."""
+
+FETCH_AGAIN = "Copy or fetch the file again, or re-run fMRIPrep for this recording."
+
+
+@dataclass(frozen=True, slots=True)
+class Nifti:
+    """An image whose header agrees with its file.
+
+    ``shape`` as in the header, without axes of one behind the third; ``affine`` (4, 4) voxel to RAS+ mm; ``dtype`` on
+    disk; ``slope``, ``intercept`` to physical units; ``offset`` of the data in bytes; ``image`` nibabel's, data unread.
+    """
+
+    path: Path
+    shape: tuple[int, ...]
+    affine: NDArray[np.float64]
+    dtype: np.dtype[Any]
+    slope: float
+    intercept: float
+    offset: int
+    image: Any
+
+    def data(self, what: str, error: type[DataError] = ImageError) -> NDArray[Any]:
+        """Read all values, in physical units, of this object's shape.
+
+        Raises
+        ------
+        DataError
+            Of class ``error``: truncated or corrupt.
+        """
+        try:
+            values: NDArray[Any] = np.asanyarray(self.image.dataobj).reshape(self.shape)
+        except UNREADABLE as problem:
+            raise error(f"{what} {self.path.name} cannot be read: {one_line(problem)}.", FETCH_AGAIN) from None
+        return values
+
+
+def open_nifti(path: Path, what: str = "image", error: type[DataError] = ImageError) -> Nifti:
+    """Open a NIfTI-1 or NIfTI-2 image; its data are not read.
+
+    Parameters
+    ----------
+    path
+        ``.nii`` or ``.nii.gz``.
+    what
+        What to call it in messages.
+    error
+        Class of what is raised.
+
+    Raises
+    ------
+    DataError
+        Of class ``error``: no regular file, empty, truncated, not NIfTI, values that are no real numbers, a grid that
+        the file is too small to hold, or nothing that tells where the image lies.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise error(f"{what} {path.name} is no regular file.", FETCH_AGAIN)
+        image: Any = nib.load(path)
+        header, proxy = image.header, image.dataobj
+        slope, intercept, offset = float(proxy.slope), float(proxy.inter), int(proxy.offset)
+        dtype, shape = header.get_data_dtype(), tuple(int(n) for n in image.shape)
+        codes = (int(header["sform_code"]), int(header["qform_code"]))
+        affine = np.asarray(image.affine, np.float64)
+    except DataError:
+        raise
+    except UNREADABLE as problem:
+        raise error(f"{what} {path.name} is not a readable NIfTI image: {one_line(problem)}.", FETCH_AGAIN) from None
+    while len(shape) > 3 and 1 in shape[3:]:  # some writers put time on the fifth axis, or a mask on four
+        at = shape.index(1, 3)
+        shape = shape[:at] + shape[at + 1 :]
+    if dtype.kind not in "iuf":
+        raise error(f"{what} {path.name} holds data of type {dtype}, expected real numbers.")
+    if not all(np.isfinite(v) for v in (slope, intercept)):
+        raise error(f"{what} {path.name} has a scale of {slope} and {intercept} in its header.", FETCH_AGAIN)
+    if not any(codes):
+        raise error(
+            f"{what} {path.name} does not say where it lies: its sform_code and qform_code are both 0.",
+            "Set the code of the matrix that is right (as nibabel's set_sform does, or fslorient), or re-run fMRIPrep.",
+        )
+    found = Nifti(path, shape, affine, dtype, slope, intercept, offset, image)
+    _refuse_impossible(found, what, error)
+    return found
+
+
+def _refuse_impossible(found: Nifti, what: str, error: type[DataError]) -> None:
+    """Refuse a grid that cannot be in the file, before anybody allocates it."""
+    needed = found.offset + int(np.prod([int(n) for n in found.shape], dtype=object)) * found.dtype.itemsize
+    size = found.path.stat().st_size
+    packed = found.path.name.endswith(".gz")
+    if found.offset < 0 or min(found.shape, default=0) < 1 or needed > size * (DEFLATE_MOST if packed else 1):
+        grid = " x ".join(map(str, found.shape))
+        raise error(
+            f"{what} {found.path.name} is too small for what its header says: {grid} voxels of {found.dtype} from byte "
+            f"{found.offset} need {needed:,} bytes, the file has {size:,}{' compressed' * packed}.",
+            FETCH_AGAIN,
+        )
+
+
+def one_line(problem: BaseException) -> str:
+    """Reduce a foreign error to one line without a full stop."""
+    text = "".join(c if c.isprintable() else " " for c in str(problem))
+    return " ".join(text.split()).rstrip(".")[:300] or type(problem).__name__

@@ -1,0 +1,153 @@
+"""Headers that cannot be true are refused before anything is allocated; the others say what struct reads."""
+
+import gzip
+import os
+import struct
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+from bids_fmmtc.errors import AtlasError, ImageError
+from bids_fmmtc.signals.nifti import DEFLATE_MOST, open_nifti
+from bids_fmmtc.signals.parcellate import frames, read_header
+
+AFFINE = np.array([[2, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]], float)
+SHAPE = (6, 7, 5, 4)
+CODES, DIMS, OFFSET, SCALE = 252, 40, 108, 112  # bytes of a NIfTI-1 header
+RUNS = 1000
+
+
+def image(path, shape=SHAPE):
+    data = np.random.default_rng(0).integers(-500, 500, shape).astype(np.int16)
+    made = nib.Nifti1Image(data, AFFINE)
+    made.header.set_xyzt_units("mm", "sec")
+    made.header.set_zooms((2.0,) * len(shape))
+    nib.save(made, path)
+    return path
+
+
+def patched(path, at, form, *values):
+    packed = path.name.endswith(".gz")
+    data = bytearray(gzip.decompress(path.read_bytes()) if packed else path.read_bytes())
+    struct.pack_into(form, data, at, *values)
+    path.write_bytes(gzip.compress(bytes(data)) if packed else bytes(data))
+    return path
+
+
+def refusal(path, error=ImageError):
+    with pytest.raises(error) as caught:
+        open_nifti(path, "image", error)
+    assert path.name in caught.value.message
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_sound_image_is_opened(tmp_path, suffix):
+    found = open_nifti(image(tmp_path / f"b{suffix}"))
+    assert (found.shape, found.offset, found.slope, found.intercept) == (SHAPE, 352, 1.0, 0.0)
+    assert np.array_equal(found.affine, AFFINE)
+    assert found.data("image").shape == SHAPE
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_neither_orientation_code_set_is_refused_and_either_serves(tmp_path, suffix):
+    path = image(tmp_path / f"b{suffix}")
+    for codes in ((0, 1), (1, 0), (4, 4)):
+        assert np.allclose(open_nifti(patched(path, CODES, "<hh", *codes)).affine, AFFINE)
+    said = refusal(patched(path, CODES, "<hh", 0, 0))
+    assert "sform_code and qform_code are both 0" in said
+    assert refusal(path, AtlasError)
+
+
+@pytest.mark.parametrize("n", [30_000, 32_767])
+def test_a_grid_that_cannot_be_in_the_file_is_refused_unread(tmp_path, n):
+    for suffix in (".nii", ".nii.gz"):
+        path = patched(image(tmp_path / f"b{suffix}"), DIMS, "<8h", 4, n, n, n, n, 1, 1, 1)
+        said = refusal(path)
+        assert "too small for what its header says" in said
+        assert f"{n} x {n} x {n} x {n}" in said
+        assert "nprocs" not in said
+
+
+def test_what_deflate_can_hold_is_not_refused(tmp_path):
+    """An image of zeros packs nearly as well as anything can."""
+    made = nib.Nifti1Image(np.zeros((40, 40, 40, 40), np.int16), AFFINE)
+    nib.save(made, tmp_path / "z.nii.gz")
+    size = (tmp_path / "z.nii.gz").stat().st_size
+    assert 200 < 40**4 * 2 / size < DEFLATE_MOST
+    assert open_nifti(tmp_path / "z.nii.gz").shape == (40,) * 4
+
+
+@pytest.mark.parametrize("offset", [float("inf"), float("nan"), -5.0, 1e30])
+def test_an_offset_that_is_none_is_refused(tmp_path, offset):
+    refusal(patched(image(tmp_path / "b.nii"), OFFSET, "<f", offset))
+
+
+def test_axes_of_one_are_squeezed(tmp_path):
+    assert open_nifti(image(tmp_path / "m.nii.gz", (6, 7, 5, 1))).shape == (6, 7, 5)
+    assert open_nifti(image(tmp_path / "b.nii.gz", (6, 7, 5, 1, 4))).shape == SHAPE
+    assert open_nifti(image(tmp_path / "c.nii.gz", (6, 7, 5, 4, 1))).shape == SHAPE
+    assert open_nifti(image(tmp_path / "d.nii.gz", (6, 7, 1, 4))).shape == (6, 7, 1, 4)
+
+
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path):
+    os.mkfifo(tmp_path / "b.nii.gz")
+    assert "no regular file" in refusal(tmp_path / "b.nii.gz")
+    refusal(tmp_path / "absent.nii.gz")
+
+
+def test_complex_numbers_are_refused(tmp_path):
+    nib.save(nib.Nifti1Image(np.zeros((3, 3, 3, 3), np.complex64), AFFINE), tmp_path / "b.nii.gz")
+    assert "expected real numbers" in refusal(tmp_path / "b.nii.gz")
+
+
+def told(data):
+    """Read what counts by struct: shape without axes of one behind the third, offset, scale, codes, matrix."""
+    order = "<" if 1 <= struct.unpack_from("<h", data, DIMS)[0] <= 7 else ">"  # as the standard says to tell it
+    dims = struct.unpack_from(f"{order}8h", data, DIMS)
+    shape = [*dims[1:4], *(n for n in dims[4 : dims[0] + 1] if n != 1)]
+    slope, intercept = struct.unpack_from(f"{order}2f", data, SCALE)
+    if not (np.isfinite(slope) and slope != 0 and np.isfinite(intercept)):
+        slope, intercept = (1.0, 0.0) if not np.isfinite(slope) or slope == 0 else (slope, intercept)
+    (sform,) = struct.unpack_from(f"{order}h", data, CODES + 2)
+    matrix = np.array(struct.unpack_from(f"{order}12f", data, 280)).reshape(3, 4)
+    return shape, slope, intercept, sform, matrix
+
+
+def read_or_refusal(path):
+    """Return the header, or None where it is refused in one line."""
+    said = ""
+    try:
+        return read_header(path)
+    except ImageError as error:
+        said = str(error)
+    assert "\n" not in said
+    assert path.name in said
+    return None
+
+
+def test_a_thousand_headers_at_random(tmp_path):
+    """Whatever stands in a header: one line, or what `struct` reads there; never another number."""
+    sound = image(tmp_path / "sound.nii").read_bytes()
+    path, rng = tmp_path / "b.nii", np.random.default_rng(7)
+    read = 0
+    for _ in range(RUNS):
+        data = bytearray(sound)
+        for at in rng.integers(0, 348, rng.integers(1, 6)):
+            data[at] = rng.choice([0, 1, 127, 128, 255, int(rng.integers(256))])
+        path.write_bytes(bytes(data))
+        header = read_or_refusal(path)
+        if header is None:
+            continue
+        read += 1
+        shape, slope, intercept, sform, matrix = told(data)
+        assert list(header.shape) == shape
+        assert np.allclose([header.slope, header.intercept], [slope, intercept], equal_nan=True)
+        assert header.offset + np.prod(shape) * header.dtype.itemsize <= len(data)
+        if sform > 0:
+            assert np.allclose(header.affine[:3], matrix)
+        for volume in frames(header):  # what is promised is there
+            assert volume.size == np.prod(shape[:3])
+    assert read > RUNS / 10
