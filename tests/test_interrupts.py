@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
+from patience import patience
 
 from bids_fmmtc import interrupts
 from bids_fmmtc.interrupts import STOPPING, Interrupts, interrupted
@@ -30,7 +31,7 @@ def test_a_signal_is_an_interrupt_that_carries_its_number(number):
     body = "try:\n with Interrupts():\n  print('ready', flush=True); time.sleep(60)\n"
     process = program(body + "except KeyboardInterrupt as stop:\n Interrupts.told = True; sys.exit(int(stop.args[0]))")
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=patience(30))
     assert (process.returncode, stderr) == (number, "")
 
 
@@ -44,7 +45,7 @@ def test_what_was_ignored_stays_ignored(number):
     )  # fmt: skip
     process.stdout.readline()
     process.send_signal(number)
-    stdout, _ = process.communicate("\n", timeout=30)
+    stdout, _ = process.communicate("\n", timeout=patience(30))
     assert (process.returncode, stdout) == (0, "still here\n")
 
 
@@ -53,7 +54,7 @@ def test_code_that_swallows_the_interrupt_only_delays_the_end():
     body += " try:\n  Interrupts.raise_again()\n except KeyboardInterrupt as stop: os._exit(int(stop.args[0]))"
     process = program(body)
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=30)
+    process.communicate(timeout=patience(30))
     assert process.returncode == signal.SIGTERM
 
 
@@ -64,7 +65,7 @@ def test_a_main_thread_that_does_not_come_back_is_ended_with_one_line():
     process = program(body)
     begin = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    _, stderr = process.communicate(timeout=60)
+    _, stderr = process.communicate(timeout=patience(60))
     assert process.returncode == 128 + signal.SIGTERM
     assert stderr == f"bids_fmmtc: error: {interrupted(signal.SIGTERM)}\n"
     assert time.monotonic() - begin >= interrupts.GRACE_SECONDS
@@ -75,7 +76,7 @@ def test_an_interrupt_is_put_off_while_something_is_started():
     body += "os.write(1, b'whole ')\n  os.write(1, b'never')\nexcept KeyboardInterrupt: os._exit(3)"
     process = program(body)
     process.send_signal(signal.SIGTERM)
-    stdout, _ = process.communicate(timeout=30)
+    stdout, _ = process.communicate(timeout=patience(30))
     assert (process.returncode, stdout) == (3, "whole ")
 
 
@@ -92,7 +93,7 @@ def test_blocks_in_each_other_are_one_and_handlers_come_back():
 
 
 def gone(pid):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + patience(20)
     while time.monotonic() < deadline:
         try:
             if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
@@ -118,7 +119,7 @@ def test_a_process_whose_parent_is_gone_already_ends_at_once():
     body = "parent = os.getpid()\nif os.fork(): os._exit(0)\n"
     body += "while os.getppid() == parent: time.sleep(.01)\nend_with(parent); print('went on', flush=True)"
     done = subprocess.run(
-        [sys.executable, "-c", HEAD + body], stdout=subprocess.PIPE, text=True, timeout=60, check=False
+        [sys.executable, "-c", HEAD + body], stdout=subprocess.PIPE, text=True, timeout=patience(60), check=False
     )  # waits for the orphan too, which holds standard output
     assert done.stdout == ""
 
@@ -131,6 +132,6 @@ def test_a_forked_worker_leaves_ctrl_c_to_its_parent_and_ends_on_sigterm():
     child = int(process.stdout.readline().split()[1])
     os.kill(child, signal.SIGINT)
     os.kill(child, signal.SIGTERM)
-    stdout, _ = process.communicate(timeout=30)
+    stdout, _ = process.communicate(timeout=patience(30))
     assert stdout == f"{-signal.SIGTERM} None\n"  # and its signals were not taken for the parent's
     assert process.returncode == 0

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+from patience import patience
+
 
 def test_it_is_bound_to_its_parent_before_anything_heavy_is_imported():
     code = "import sys, bids_fmmtc.participant_process; print(sorted({'numpy', 'nibabel', 'torch'} & set(sys.modules)))"
@@ -16,7 +18,7 @@ def start(task, tmp_path, parent):
     (tmp_path / "task.json").write_text(json.dumps(task.to_json()))
     words = [str(tmp_path / "task.json"), str(tmp_path / "report.json"), str(parent)]
     command = [sys.executable, "-m", "bids_fmmtc.participant_process", *words]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=patience(300))
 
 
 def test_it_does_the_task(task, tmp_path):

@@ -337,6 +337,25 @@ def test_every_module_has_its_test_file(name):
     assert expected & TEST_TEXT.keys(), f"{name} wants one of {sorted(expected)}"
 
 
+def seconds_by_the_clock(tree):
+    """Lines that wait for a fixed number of seconds, or until a fixed number from now."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == "timeout" and isinstance(node.value, ast.Constant):
+            yield node.value.lineno
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add) and isinstance(node.right, ast.Constant):
+            left = ast.unparse(node.left)
+            if left in {"time.monotonic()", "time.time()", "time.perf_counter()", "monotonic()", "perf_counter()"}:
+                yield node.lineno
+
+
+@pytest.mark.parametrize("name", TEST_TEXT)
+def test_deadlines_follow_the_machine(name):
+    found = list(seconds_by_the_clock(ast.parse(TEST_TEXT[name])))
+    assert not found, (
+        f"{name} has deadlines by the clock in lines {found}: write patience(seconds), of tests/patience.py"
+    )
+
+
 def test_exceptions_are_still_exceptions():
     assert WITHOUT_TESTS.keys() <= TREES.keys()
     assert not [n for n in WITHOUT_TESTS if not n.startswith("__") and TREES[n].body[1:]]

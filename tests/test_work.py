@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from patience import patience
 
 from bids_fmmtc import work
 from bids_fmmtc.errors import OutputError
@@ -132,7 +133,7 @@ def test_a_child_that_inherits_the_lock_holds_it_after_its_parent(tmp_path):
         child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[held])
         assert is_locked(path)
     assert is_locked(path)
-    child.communicate(b"\n", timeout=60)
+    child.communicate(b"\n", timeout=patience(60))
     assert not is_locked(path)
 
 
@@ -147,7 +148,7 @@ def test_a_second_run_waits_and_says_so(tmp_path, caplog, monkeypatch):
 
     def flock(descriptor, how):
         if not how & fcntl.LOCK_NB:
-            child.communicate("\n", timeout=60)  # lets go while we wait
+            child.communicate("\n", timeout=patience(60))  # lets go while we wait
         real(descriptor, how)
 
     monkeypatch.setattr(work.fcntl, "flock", flock)
