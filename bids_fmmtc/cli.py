@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
 import math
 import os
+import re
 import shlex
 import signal
 import sys
@@ -41,6 +43,8 @@ _LEVEL_HELP = (
     "--outcome train, evaluate, explain, plan a trial"
 )
 _EPILOG = """\
+Names with underscores are accepted for those with hyphens: --participant_label, --n_cpus, --mem_gb.
+
 Exit codes: 0 all well; 1 something failed (see the table); 16 not a dataset this program can read; 17 unknown
 level; 18 nothing selected; 64 usage; 65 unusable data, recipe, atlas or bundle; 66 an input is missing; 73 output
 cannot be written; 74 I/O; 75 temporary, try again.
@@ -61,15 +65,49 @@ _REPEATABLE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "MPLBACKEND": "Agg"}
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
+_SEE = "See --help."
+_NEGATIVE = re.compile(r"-\.?\d")
+_OF_IMAGES_OR_SERIES = (
+    "space",
+    "bids_filter_file",
+    "bids_database_dir",
+    "derivatives",
+    "recipe",
+    "atlas",
+    "on_space_mismatch",
+)
+"""What decides how features are made; the group level makes some only with ``--timeseries``."""
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse with the execution specification's exit code for usage errors."""
 
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
-        self.exit(EXIT_USAGE, f"{self.prog}: error: {message}\n")
+        self.exit(EXIT_USAGE, f"{self.prog}: error: {' '.join(message.split()).rstrip('.')}. {_SEE}\n")
+
+    def spelt(self, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+        """Return words with options as this parser spells them, and dest -> option of those that are among them.
+
+        Names with underscores (``--participant_label``, as many BIDS-Apps have them) are taken for those with
+        hyphens; an unknown option is a usage error that names the nearest.
+        """
+        known, found, options = self._option_string_actions, list(words), {}
+        for i, word in enumerate(words[: words.index("--") if "--" in words else None]):
+            if not word.startswith("-") or word == "-" or " " in word or _NEGATIVE.match(word):
+                continue
+            name, equals, value = word.partition("=")
+            hyphened = name.replace("_", "-")
+            own = next((each for each in (name, hyphened, name[:2]) if each in known and each != "--"), None)
+            if own is None or (own == name[:2] != name and name.startswith("--")):
+                near = difflib.get_close_matches(hyphened, list(known), 1)
+                self.error(f"unknown option {name}" + (f"; the nearest is {near[0]}" if near else ""))
+            if own == hyphened:
+                found[i] = f"{own}{equals}{value}"
+            options[known[own].dest] = own
+        return found, options
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> _Parser:
     """Return the parser of ``bids_fmmtc``."""
     parser = _Parser(
         prog="bids_fmmtc",
@@ -92,7 +130,7 @@ def _add_selection(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("which recordings")
     several = {"nargs": "+", "action": "extend", "default": [], "metavar": "LABEL"}
     group.add_argument("--participant-label", **several, help="with or without sub-; @FILE reads labels, # comments")  # type: ignore[arg-type]
-    group.add_argument("--session-label", **several, help="with or without ses-")  # type: ignore[arg-type]
+    group.add_argument("--session-label", "--session-id", **several, help="with or without ses-")  # type: ignore[arg-type]
     group.add_argument(
         "--task-id", "--task-label", nargs="+", action="extend", default=[], metavar="TASK", help="default: rest"
     )
@@ -155,7 +193,15 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
 
 def _add_resources(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("how it runs")
-    group.add_argument("--nprocs", "--n-cpus", type=_positive, metavar="N", help="participants at once; default: 1")
+    group.add_argument(
+        "--nprocs",
+        "--n-cpus",
+        "--n-procs",
+        "--nthreads",
+        type=_positive,
+        metavar="N",
+        help="participants at once; default: 1",
+    )
     group.add_argument(
         "--omp-nthreads", type=_positive, metavar="N", help="threads of each; default: CPUs / nprocs, group: 1"
     )
@@ -203,7 +249,10 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Settings:
         A value no option accepts, or a label file that is not there.
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    options = build_parser().parse_args(words)
+    parser = build_parser()
+    spelt, given = parser.spelt(words)
+    options = parser.parse_args(spelt)
+    _refuse_misplaced(options.analysis_level, given)
     from bids_fmmtc.settings import Settings  # noqa: PLC0415  (brings numpy, which --help does without)
 
     nprocs = options.nprocs or 1
@@ -249,6 +298,23 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Settings:
     )
 
 
+def _refuse_misplaced(level: str, given: Mapping[str, str]) -> None:
+    """Refuse options that mean nothing at a level, rather than pass over them."""
+    if level == "participant":
+        group = argparse.ArgumentParser(add_help=False)
+        add_group_options(group)
+        wrong = [given[action.dest] for action in group._actions if action.dest in given]
+        if wrong:
+            raise UsageError(f"for the group level only: {', '.join(wrong)}.", "Leave it out at participant.")
+    elif level == "group":
+        if "model" in given:
+            raise UsageError("for the participant level only: --model.", "Leave it out; group gathers what it predicted.")
+        wrong = [given[dest] for dest in _OF_IMAGES_OR_SERIES if dest in given]
+        if wrong and "timeseries" not in given:
+            text = f"for the participant level only, or with --timeseries: {', '.join(wrong)}."
+            raise UsageError(text, "Leave it out; group takes features as they are.")
+
+
 def _real(path: Path) -> Path:
     # absolute() keeps links as the user spelled them: a DataLad dataset is a forest of them.
     return Path(os.path.normpath(path.expanduser().absolute()))
@@ -288,10 +354,17 @@ def _derivative(text: str) -> tuple[str | None, Path]:
     return (name, _real(Path(path))) if equals else (None, _real(Path(text)))
 
 
+def _parsed(argv: Sequence[str] | None) -> Settings:
+    try:
+        return parse(argv, os.environ)
+    except UsageError as error:
+        raise UsageError(error.message, f"{error.hint} {_SEE}".lstrip()) from None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``bids_fmmtc``; returns the exit code."""
     try:
-        settings = parse(argv, os.environ)
+        settings = _parsed(argv)
         entry = LEVELS.get(settings.level)
         if entry is None:
             _complain(f"unknown analysis level {settings.level!r}; known: {', '.join(LEVELS)}.")

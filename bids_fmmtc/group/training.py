@@ -92,13 +92,23 @@ def public_command(command: str) -> str:
     kept: list[str] = []
     private = False
     for word in shlex.split(command):
-        if word.startswith("-"):
-            private = word in PRIVATE
-            kept += [] if private else [word]
-        elif not private:
-            name, equals, value = word.partition("=")
-            kept.append(f"{name}={Path(value).name}" if equals and "/" in value else Path(word).name)
+        name, equals, value = word.partition("=")
+        option = name.replace("_", "-")  # both are accepted
+        if not option.startswith("-") or option[1:2].isdigit():
+            kept += [] if private else [_bare(word)]
+            continue
+        short = word.startswith("-w")  # -wDIR too
+        hidden = short or option in PRIVATE
+        private = hidden and not equals and (not short or word == "-w")
+        if not hidden:
+            kept.append(f"{name}={_bare(value)}" if equals else word)
     return shlex.join(kept)
+
+
+def _bare(word: str) -> str:
+    """Return a word of a command line, a path in it without its folder."""
+    name, equals, value = word.partition("=")
+    return f"{name}={Path(value).name}" if equals and "/" in value else Path(word).name
 
 
 def _people(cohort: Cohort, rows: NDArray[np.bool_]) -> int:

@@ -171,9 +171,8 @@ def test_a_part_that_fails_now_costs_no_earlier_analysis_of_the_same_people(root
     capsys.readouterr()
     assert main(words) == 1
     assert content(folder) == before
-    assert f"external o failed now and not before: {folder} stays as it was" in capsys.readouterr().err.replace(
-        "\n", " "
-    )
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"external o failed now and not before: {folder} stays as it was" in said
     # Of other people it is another result, whatever failed.
     outcomes = root / "bids" / "participants.tsv"
     outcomes.write_text(outcomes.read_text().replace("sub-02\t", "sub-99\t"))

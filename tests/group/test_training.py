@@ -64,3 +64,21 @@ def test_a_command_is_passed_on_without_folders_or_people():
     command = "bids_fmmtc /home/ann/in out group --explain 01 02 --outcome '/x/p.tsv:VAS 4' -w /tmp/w"
     public = public_command(f"{command} --external s=/data/s:pain")
     assert public == "bids_fmmtc in out group --outcome 'p.tsv:VAS 4' --external s=s:pain"
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        "--participant_label 01 02",
+        "--participant-label=01",
+        "--explain=01",
+        "--work_dir /home/me/w",
+        "-w/home/me/w",
+        "-w=/home/me/w",
+        "--missing-code -99",
+    ],
+)
+def test_however_it_is_spelt_nothing_private_is_passed_on(hidden):
+    public = public_command(f"bids_fmmtc {hidden} --folds 3 --outcome=/data/p.tsv:pain --external=s=/data/s:pain")
+    shown = " --missing-code -99" if hidden.startswith("--missing") else ""
+    assert public == f"bids_fmmtc{shown} --folds 3 --outcome=p.tsv:pain --external=s=s:pain"
