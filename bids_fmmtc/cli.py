@@ -308,7 +308,7 @@ def _refuse_misplaced(level: str, given: Mapping[str, str]) -> None:
             raise UsageError(f"for the group level only: {', '.join(wrong)}.", "Leave it out at participant.")
     elif level == "group":
         if "model" in given:
-            raise UsageError("for the participant level only: --model.", "Leave it out; group gathers what it predicted.")
+            raise UsageError("for the participant level only: --model.", "Group gathers what it predicted.")
         wrong = [given[dest] for dest in _OF_IMAGES_OR_SERIES if dest in given]
         if wrong and "timeseries" not in given:
             text = f"for the participant level only, or with --timeseries: {', '.join(wrong)}."
