@@ -113,7 +113,14 @@ def outcome_rows(reports: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _reason(row: Mapping[str, Any]) -> str:
-    return Failure(**{name: row[name] for name in Failure.__slots__}).reason
+    reason = Failure(**{name: row[name] for name in Failure.__slots__}).reason
+    return f"{reason} {_BEFORE[row['before']]}" if row.get("before") in _BEFORE else reason
+
+
+_BEFORE = {
+    "ok": "Results of an earlier attempt stand.",
+    "stale": "Results of an earlier attempt are kept, but stale: their input has changed.",
+}
 
 
 COLUMNS = ("key", "level", "status", "windows", "probability", "label", "notes")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_fmmtc.dataset.scans import session_key, write_scans
-from bids_fmmtc.dataset.store import write_json
+from bids_fmmtc.dataset.store import sweep, write_json
 from bids_fmmtc.pages import draw_participant
 from bids_fmmtc.recording import Workplace, guarded, process_recording
 from bids_fmmtc.session import process_session, write_prediction
@@ -34,6 +34,7 @@ def process_subject(task: Task, save: Callable[[Mapping[str, Any]], None]) -> di
         prediction), ``outputs``, ``complete``.
     """
     place = Workplace(task)
+    _sweep(place)
     rows: dict[str, dict[str, Any]] = {f.key: _row(f.key, f) for f in task.failures}
     judged: dict[str, dict[str, Any]] = {}
     for key, runs in _sessions(task).items():
@@ -48,11 +49,7 @@ def process_subject(task: Task, save: Callable[[Mapping[str, Any]], None]) -> di
         if task.bundle is not None:
             judged[key] = _row(key, process_session(key, runs, results, place))
             save(_report(place, rows, judged, complete=False))
-    trouble = guarded(
-        f"sub-{task.subject}", "write", place, lambda: write_scans(task, list(rows.values()), place.layout)
-    )
-    if isinstance(trouble, Failure):
-        rows[trouble.key] = _row(trouble.key, trouble)
+    _write_rows(place, rows)
     _draw_page(place, rows)
     report = _report(place, rows, judged, complete=True)
     save(report)
@@ -70,6 +67,7 @@ def record_lost(task: Task, report: Mapping[str, Any], failure: Failure) -> dict
         How it ended; every recording and session without a row gets one with this reason.
     """
     place = Workplace(task)
+    _sweep(place)
     done = {row["key"]: row for row in report.get("recordings", [])}
     for key in [*(r.key for r in task.recordings), *(f.key for f in task.failures)]:
         done.setdefault(key, _row(key, replace(failure, key=key)))
@@ -81,18 +79,33 @@ def record_lost(task: Task, report: Mapping[str, Any], failure: Failure) -> dict
             lost = replace(failure, key=key)
             guarded(key, "write", place, lambda k=key, r=runs, f=lost: write_prediction(k, r, f, [], place))  # type: ignore[misc]
             sessions[key] = _row(key, lost)
-    rows = list(done.values())
-    trouble = guarded(f"sub-{task.subject}", "write", place, lambda: write_scans(task, rows, place.layout))
-    if isinstance(trouble, Failure):
-        rows.append(_row(trouble.key, trouble))
-    _draw_page(place, {row["key"]: row for row in rows})
+    _write_rows(place, done)
+    _draw_page(place, done)
     return {
         "subject": task.subject,
-        "recordings": rows,
+        "recordings": list(done.values()),
         "sessions": list(sessions.values()),
         "outputs": sorted({*report.get("outputs", []), *place.outputs}),
         "complete": False,
     }
+
+
+def _sweep(place: Workplace) -> None:
+    """Remove what killed writes have left among the participant's files; a folder that cannot be read keeps it."""
+    key = f"sub-{place.task.subject}"
+    guarded(key, "write", place, lambda: sweep(place.layout.folder(place.task.subject, None)))
+
+
+def _write_rows(place: Workplace, rows: dict[str, dict[str, Any]]) -> None:
+    """Write the scans tables; note in the rows of failures whether results of before stand."""
+    key = f"sub-{place.task.subject}"
+    written = guarded(key, "write", place, lambda: write_scans(place.task, list(rows.values()), place.layout))
+    if isinstance(written, Failure):
+        rows[key] = _row(key, written)
+        return
+    place.wrote(*written.tables)
+    for each, state in written.states.items():
+        rows[each] = {**rows[each], "before": state}
 
 
 def _draw_page(place: Workplace, rows: dict[str, dict[str, Any]]) -> None:

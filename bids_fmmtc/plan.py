@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +66,10 @@ class Imported:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is decided before any recording is looked at; ``atlas_folder`` may be a table where series are imported."""
+    """What is decided before any recording is looked at; ``atlas_folder`` may be a table where series are imported.
+
+    ``left_out`` names the encoders that the default recipe would have, were their weights here.
+    """
 
     recipe: Recipe
     atlas: Atlas
@@ -75,6 +78,7 @@ class Plan:
     weights: Mapping[str, Path]
     transform: Path | None
     imported: Imported | None = None
+    left_out: tuple[str, ...] = ()
 
 
 # ------------------------------------------------------------------------------------------------------------- resolve
@@ -90,7 +94,7 @@ def resolve(settings: Settings) -> Plan:
     """
     recipe, bundle = _recipe(settings)
     imported = find_imported(settings, recipe)
-    transform = None
+    transform, without = None, left_out(settings, recipe)
     if imported is None:
         atlas_folder = find_atlas(settings, recipe)
         atlas = read_atlas(atlas_folder, None if recipe.atlas.name == PUBLISHED_ATLAS else recipe.atlas.name)
@@ -99,13 +103,30 @@ def resolve(settings: Settings) -> Plan:
         atlas = open_atlas(atlas_folder, imported.name)
         _say_columns(imported, atlas)
         recipe = _with_centres(recipe, atlas, settings)
+        without = () if np.isnan(atlas.xyz).any() else without  # weights would not help
     recipe = replace(recipe, atlas=_checked_atlas(recipe.atlas, atlas))
     if imported is None:
         recipe, transform = _resolve_warp(recipe, atlas, settings)
     recipe, weights = _resolve_weights(recipe, bundle, settings)
     for spec in recipe.modalities:  # raises now what every recording would raise later
         check_spec(spec, recipe, weights.get(spec.name))
-    return Plan(recipe, atlas, atlas_folder, bundle, weights, transform, imported)
+    return Plan(recipe, atlas, atlas_folder, bundle, weights, transform, imported, without)
+
+
+def left_out(settings: Settings, recipe: Recipe) -> tuple[str, ...]:
+    """Name the encoders that are left out of the default recipe since their weights are not here."""
+    if settings.model is not None or settings.recipe_file is not None:
+        return ()
+    return tuple(name for name in pretrained() if name not in {m.name for m in recipe.modalities})
+
+
+def left_out_line(names: Sequence[str]) -> str:
+    """Say that encoders are left out, and that the same folder can be completed."""
+    fetch = " or ".join(f"bids_fmmtc-fetch {name}" for name in names if name in RESOURCES)
+    return (
+        f"No weights of {', '.join(names)} were found: connectivity only. Once they are there ({fetch}, or "
+        "--encoder-weights DIR), the same command adds their features to the same folder and computes nothing again."
+    )
 
 
 def outline(settings: Settings) -> tuple[Recipe, str]:

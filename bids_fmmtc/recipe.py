@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType, UnionType
@@ -190,6 +190,17 @@ class Recipe:
         """Sha256 of the sorted JSON, as hexadecimal."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def only(self, names: Iterable[str]) -> Recipe | None:
+        """Return the recipe with no modalities but those named; None where it has none of them, or not all."""
+        wanted = set(names)
+        kept = tuple(m for m in self.modalities if m.name in wanted)
+        return replace(self, modalities=kept) if kept and len(kept) == len(wanted) else None
+
+    def completes(self, other: Recipe) -> bool:
+        """Tell whether this recipe is another one with modalities added: its features hold all that the other's do."""
+        part = self.only(m.name for m in other.modalities)
+        return part is not None and part.digest == other.digest != self.digest
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready mapping with every field spelled out; `from_json` is its inverse."""

@@ -5,9 +5,8 @@ A recording that fails becomes a `Failure` with its own row and never costs anot
 
 from __future__ import annotations
 
-import json
+import contextlib
 import traceback
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,11 +18,15 @@ import numpy as np
 from bids_fmmtc import __version__
 from bids_fmmtc.dataset import sidecars
 from bids_fmmtc.dataset.beside import beside_series, is_series
+from bids_fmmtc.dataset.fingerprint import fingerprint
+from bids_fmmtc.dataset.scans import session_of
 from bids_fmmtc.dataset.sidecars import Context, Links
+from bids_fmmtc.dataset.standing import find_standing, holds_results, made_by, settled
 from bids_fmmtc.dataset.store import (
     Layout,
     read_features,
     read_record,
+    together,
     write_array,
     write_features,
     write_grey,
@@ -141,7 +144,7 @@ def open_source(recording: Recording, place: Workplace) -> Opened:
     return Source(recording, place.grids, recipe, place.task.transform)
 
 
-def reopen(record: Path, recipe: Recipe, xyz: Float32) -> SeriesSource:
+def reopen(record: Path, recipe: Recipe, xyz: Float32, content: Mapping[str, Any] | None = None) -> SeriesSource:
     """Open a finished recording from its stored parcel series: same frames, windows and scaling to the bit, no image.
 
     Parameters
@@ -152,13 +155,15 @@ def reopen(record: Path, recipe: Recipe, xyz: Float32) -> SeriesSource:
         That of the output dataset (``dataset_description.json``).
     xyz
         (R, 3) parcel centres in MNI millimetres.
+    content
+        What the record holds, where it was read before.
 
     Raises
     ------
     DataError
         The record tells of a failure or of another recipe, or the series are gone or cannot be read.
     """
-    content = read_record(record) or {}
+    content = (read_record(record) if content is None else content) or {}
     names = [Path(name).name for name in content.get("Outputs", []) if str(name).endswith("_timeseries.tsv")]
     if content.get("Status") != "ok" or len(names) != 1:
         raise DataError(f"{record.name} holds no parcel series.", "Run the participant level again for this recording.")
@@ -191,44 +196,27 @@ def extract(source: Opened, modalities: Sequence[Modality]) -> Features:
     return Features(source.key, source.windows, arrays, source.quality, source.recipe.digest)
 
 
-def fingerprint(recording: Recording) -> dict[str, str]:
-    """Tell what a recording is made of apart by content, without reading a compressed image.
-
-    A gzip file ends in the checksum and length of what it holds; other files are summed (CRC-32). What sidecars say
-    counts too: the repetition time, and how the confounds were made.
-    """
-    files = {"bold": recording.bold, "mask": recording.mask, "confounds": recording.confounds}
-    if recording.confounds is not None and recording.confounds.with_suffix(".json").is_file():
-        files["confounds_sidecar"] = recording.confounds.with_suffix(".json")
-    told = {}
-    if is_series(recording):
-        beside = beside_series(recording)
-        files["outliers"], told = beside.outliers, {"sidecars": json.dumps(dict(beside.told))}
-    marks = {name: _content(path) for name, path in files.items() if path is not None}
-    return marks | told | {"repetition_time": str(recording.repetition_time)}
-
-
-def _content(path: Path) -> str:
-    try:
-        with path.open("rb") as f:
-            size = f.seek(0, 2)
-            if path.suffix == ".gz":
-                f.seek(max(size - 8, 0))
-                return f"{size}-{f.read(8).hex()}"
-            f.seek(0)
-            total = 0
-            while block := f.read(1 << 22):
-                total = zlib.crc32(block, total)
-            return f"{size}-{total:08x}"
-    except OSError as error:
-        raise DataError(
-            f"{path.name} cannot be read: {error.strerror or error}.", "Check the file and its disk."
-        ) from None
-
-
 def process_recording(recording: Recording, place: Workplace) -> Features | Failure:
-    """Reuse or extract and write the features of one recording; never raises."""
+    """Reuse, complete, or extract and write the features of one recording; never raises."""
     return guarded(recording.key, "extract", place, lambda: _process(recording, place))
+
+
+def standing_features(key: str, recording: Recording | None, place: Workplace) -> Features | None:
+    """Return features that an earlier attempt at a recording made and that stand; None where there are none.
+
+    Parameters
+    ----------
+    recording
+        None where discovery turned it down.
+    """
+    if key == f"sub-{place.task.subject}":
+        return None  # about all recordings, so about no features in particular
+    folder = place.layout.folder(place.task.subject, session_of(key))
+    for each in find_standing(key, recording, place.layout, folder, place.task.recipe):
+        if not each.changed and each.content.get("RecipeDigest") == place.task.recipe.digest:
+            with contextlib.suppress(DataError):
+                return read_features(each.record, settled(each.content))
+    return None
 
 
 def _process(recording: Recording, place: Workplace) -> Features:
@@ -244,20 +232,28 @@ def _process(recording: Recording, place: Workplace) -> Features:
 
 
 def _reusable(record_file: Path, marks: Mapping[str, str], place: Workplace) -> Features | None:
-    """Return features made earlier by this version and recipe from the same files, if they are whole."""
+    """Return features made earlier by this version and recipe from the same files, if they are whole.
+
+    Where modalities were added to the recipe, those are computed from the stored series, and nothing else.
+    """
     record = read_record(record_file)
     same = (
         record is not None
-        and record.get("Status") == "ok"
-        and record.get("RecipeDigest") == place.task.recipe.digest
+        and holds_results(record)
+        and made_by(record, place.task.recipe)
         and record.get("SoftwareVersion") == __version__
         and record.get("InputFingerprint") == marks
         and all((place.layout.root / name).is_file() for name in record.get("Outputs", []))
     )
     if record is None or not same:
         return None
+    plain = settled(record)
     try:
-        features = read_features(record_file)
+        features = read_features(record_file, plain)
+        if features.digest != place.task.recipe.digest:
+            features = _completed(record_file, plain, features, place)
+        elif plain != record:
+            write_json(record_file, plain)  # a failed attempt was noted, or they were stale for a while
     except DataError:
         return None
     place.outputs += record["Outputs"]
@@ -265,10 +261,43 @@ def _reusable(record_file: Path, marks: Mapping[str, str], place: Workplace) -> 
     return features
 
 
+def _completed(record_file: Path, record: Mapping[str, Any], before: Features, place: Workplace) -> Features:
+    """Add modalities to finished features, from the stored series; the other files change in the recipe they name.
+
+    Raises
+    ------
+    DataError
+        The series are gone or cannot be read.
+    OutputError
+        A file cannot be written; then none is.
+    """
+    recipe = place.task.recipe
+    part = recipe.only(record["Modalities"]) or recipe
+    source = reopen(record_file, part, place.atlas.xyz, record)
+    arrays = {
+        m.name: before.arrays[m.name] if m.name in before.arrays else m.compute(source, source.windows)
+        for m in place.modalities
+    }
+    features = Features(before.key, before.windows, arrays, before.quality, recipe.digest)
+    sidecars_of = [place.layout.root / name for name in record["Outputs"] if name.endswith(".json")]
+    with together():
+        for path in sidecars_of:
+            write_json(path, {**(read_record(path) or {}), "RecipeDigest": recipe.digest})
+        sha256 = write_features(record_file.with_suffix(".safetensors"), features)
+        more = {
+            "RecipeDigest": recipe.digest,
+            "FeaturesSHA256": sha256,
+            "Modalities": {name: {"Shape": list(a.shape[1:])} for name, a in arrays.items()},
+            "Device": place.task.device,
+        }
+        write_json(record_file, {**record, **more})
+    return features
+
+
 def _write_recording(
     recording: Recording, source: Opened, features: Features, marks: Mapping[str, str], place: Workplace
 ) -> None:
-    """Write all derivatives of a recording; the record comes last, so that half a result is never taken for one."""
+    """Write all derivatives of a recording, or none; the record comes last: half a result is never taken for one."""
     layout, names, kind = place.layout, place.atlas.names, source.recipe.connectivity.kind
     outliers = beside_series(recording).outliers if is_series(recording) else None
     others = () if outliers is None else (outliers,)
@@ -278,33 +307,36 @@ def _write_recording(
     matrix = layout.derivative(recording, "relmat", ".tsv", measure_name(kind))
     arrays = layout.derivative(recording, "features", ".safetensors")
 
-    write_array(series, names, source.cleaned.values)
-    write_json(
-        series.with_suffix(".json"),
-        sidecars.timeseries_sidecar(about, source.cleaned.regressors, source.cleaned.parameters),
-    )
-    write_array(coverage, names, source.series.coverage[None])
-    write_json(coverage.with_suffix(".json"), sidecars.coverage_sidecar(about))
-    write_array(matrix, names, _whole_matrix(source))
-    facts = describe(kind)
-    write_json(matrix.with_suffix(".json"), sidecars.relmat_sidecar(about, facts))
-    frames = layout.derivative(recording, "qc", ".tsv")
-    table = {name: column.tolist() for name, column in source.frame_table.items()}
-    write_table(frames, list(table), (dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)))
-    write_json(frames.with_suffix(".json"), sidecars.frames_sidecar(about))
-    carpet = _write_carpet(recording, source, about, layout)
-    shapes = {name: a.shape[1:] for name, a in features.arrays.items()}
-    sha256 = write_features(arrays, features)
-    record = sidecars.features_record(about, features.key, shapes, sha256, source.window_onsets)
-    tables = (series, coverage, matrix, frames, *carpet)
-    written = [p for table in tables for p in (table, table.with_suffix(".json"))]
-    record |= {
-        "Device": place.task.device,
-        "InputFingerprint": dict(marks),
-        "Outputs": [layout.relative(p) for p in (*written, arrays)],
-    }
-    record_file = arrays.with_suffix(".json")
-    write_json(record_file, record)
+    with together():
+        write_array(series, names, source.cleaned.values)
+        write_json(
+            series.with_suffix(".json"),
+            sidecars.timeseries_sidecar(about, source.cleaned.regressors, source.cleaned.parameters),
+        )
+        write_array(coverage, names, source.series.coverage[None])
+        write_json(coverage.with_suffix(".json"), sidecars.coverage_sidecar(about))
+        write_array(matrix, names, _whole_matrix(source))
+        facts = describe(kind)
+        write_json(matrix.with_suffix(".json"), sidecars.relmat_sidecar(about, facts))
+        frames = layout.derivative(recording, "qc", ".tsv")
+        table = {name: column.tolist() for name, column in source.frame_table.items()}
+        write_table(
+            frames, list(table), (dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True))
+        )
+        write_json(frames.with_suffix(".json"), sidecars.frames_sidecar(about))
+        carpet = _write_carpet(recording, source, about, layout)
+        shapes = {name: a.shape[1:] for name, a in features.arrays.items()}
+        sha256 = write_features(arrays, features)
+        record = sidecars.features_record(about, features.key, shapes, sha256, source.window_onsets)
+        tables = (series, coverage, matrix, frames, *carpet)
+        written = [p for table in tables for p in (table, table.with_suffix(".json"))]
+        record |= {
+            "Device": place.task.device,
+            "InputFingerprint": dict(marks),
+            "Outputs": [layout.relative(p) for p in (*written, arrays)],
+        }
+        record_file = arrays.with_suffix(".json")
+        write_json(record_file, record)
     place.wrote(*written, arrays, record_file)
 
 

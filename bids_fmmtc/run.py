@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import secrets
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,24 +13,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bids_fmmtc import __version__
-from bids_fmmtc.console import (
-    COLUMNS,
-    Progress,
-    describe_selection,
-    format_table,
-    outcome_rows,
-    subject_of,
-    subjects,
-)
+from bids_fmmtc.accounts import look_again, tell, unsettled
+from bids_fmmtc.console import Progress, describe_selection, subject_of, subjects
 from bids_fmmtc.dataset.beside import is_series
 from bids_fmmtc.dataset.describe import check_output, prepare_dataset, refuse_inside
 from bids_fmmtc.dataset.discover import Query, find_recordings, read_filter_file
+from bids_fmmtc.dataset.fingerprint import fingerprint
 from bids_fmmtc.dataset.folders import find_derivatives
 from bids_fmmtc.dataset.series import SeriesQuery, read_series_filters, select_series
-from bids_fmmtc.dataset.store import Layout, read_record, remove, write_json, write_table
+from bids_fmmtc.dataset.store import Layout, read_record, remove, write_json
 from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError, MissingInputError, UsageError
 from bids_fmmtc.pages import redraw
-from bids_fmmtc.plan import Imported, Plan, find_imported, outline, resolve
+from bids_fmmtc.plan import Imported, Plan, find_imported, left_out, left_out_line, outline, resolve
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.settings import Settings, Task
 from bids_fmmtc.signals.parcellate import read_header
@@ -205,7 +197,6 @@ def _series_bytes(recording: Recording, parcels: int, recipe: Recipe) -> float:
 
 def write_job(task: Task, work: Path, *, torch: bool) -> tuple[Job, bool]:
     """Write a participant's task file; tell whether an earlier run already did just this, with all outputs there."""
-    from bids_fmmtc.recording import fingerprint  # noqa: PLC0415
     from bids_fmmtc.workflow import Job, succeeded  # noqa: PLC0415
 
     job = Job(task.subject, work / f"sub-{task.subject}", memory_gb(task.recordings, task.recipe, torch=torch))
@@ -221,7 +212,7 @@ def write_job(task: Task, work: Path, *, torch: bool) -> tuple[Job, bool]:
         _same_but_threads(read_record(job.task_file), data)
         and report is not None
         and succeeded(report)
-        and all((task.output / name).is_file() for name in report["outputs"])
+        and not unsettled(task.output, report["outputs"])
     )
     if not done:
         for old in (job.report_file, job.partial_file, job.log_file):
@@ -338,7 +329,9 @@ def _process(settings: Settings) -> int:
     layout = Layout(settings.output_dir, plan.atlas.name)
     model, imported = None if plan.bundle is None else plan.bundle.digest, plan.imported is not None
     before = check_output(layout.root, plan.recipe, links, imported=imported).get("ModelDigest")
-    prepare_dataset(layout, plan.recipe, plan.atlas, links, model or before, imported=imported)
+    prepare_dataset(layout, plan.recipe, plan.atlas, links, model or before, imported=imported, left_out=plan.left_out)
+    if plan.left_out:
+        log.warning("%s", left_out_line(plan.left_out))
     if model and before and model != before:
         log.warning("%s holds predictions of another model; participants not run now keep theirs.", layout.root)
     if plan.bundle is None:
@@ -347,7 +340,7 @@ def _process(settings: Settings) -> int:
         log.warning("DEMO MODEL: its predictions mean nothing.")
     tasks = make_tasks(settings, plan, selection, links)
     reports = _run(settings, plan, tasks, plugin)
-    return _tell(settings, layout, plan, reports)
+    return tell(look_again(reports, layout), layout, {"Command": settings.command, "RecipeDigest": plan.recipe.digest})
 
 
 def _dry_run(settings: Settings) -> int:
@@ -359,6 +352,9 @@ def _dry_run(settings: Settings) -> int:
     else:
         selection, _ = discover_series(settings, imported)
     sys.stdout.write(describe_selection(selection))
+    without = left_out(settings, recipe)
+    if without:
+        sys.stdout.write(f"{left_out_line(without)}\n")
     return EXIT_OK
 
 
@@ -383,20 +379,6 @@ def _run(settings: Settings, plan: Plan, tasks: Sequence[Task], plugin: Mapping[
                 waiting, work / "nipype", plugin, settings.omp_nthreads, stop=settings.stop_on_first_crash
             )
     return collect(jobs, tasks, problem)
-
-
-def _tell(settings: Settings, layout: Layout, plan: Plan, reports: Sequence[Mapping[str, Any]]) -> int:
-    """Print and store the outcome table; return how many rows failed."""
-    rows = outcome_rows(reports)
-    run = layout.root / "logs" / f"run-{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(3)}"
-    write_table(run / "outcomes.tsv", COLUMNS, rows)
-    facts = {"Version": __version__, "Command": settings.command, "RecipeDigest": plan.recipe.digest}
-    write_json(run / "run.json", facts)
-    sys.stdout.write(format_table(rows))
-    failed = [r for r in rows if r["status"] != "ok"]
-    if failed:
-        log.error("%d of %d rows failed; the reasons stand above and in %s.", len(failed), len(rows), run)
-    return len(failed)
 
 
 def _check_device(settings: Settings) -> None:

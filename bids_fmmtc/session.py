@@ -4,23 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from bids_fmmtc.dataset import sidecars
 from bids_fmmtc.dataset.cohort import SAME_TR
+from bids_fmmtc.dataset.naming import natural
 from bids_fmmtc.dataset.scans import session_of
-from bids_fmmtc.dataset.store import write_json, write_table
+from bids_fmmtc.dataset.standing import ATTEMPT, attempt, find_standing
+from bids_fmmtc.dataset.store import read_record, together, write_json, write_table
 from bids_fmmtc.errors import DataError, RepetitionTimeError
-from bids_fmmtc.recording import Workplace, guarded
+from bids_fmmtc.recording import Workplace, guarded, standing_features
 from bids_fmmtc.types import Failure, Features, Prediction, Recording
 
 
 def process_session(
     key: str, runs: Sequence[Recording], results: Mapping[str, Features | Failure], place: Workplace
 ) -> Prediction | Failure:
-    """Pool the runs of a session, predict and write; never raises."""
-    good = [r for r in results.values() if isinstance(r, Features)]
-    bad = [r for r in results.values() if isinstance(r, Failure)]
+    """Pool the runs of a session, predict and write; never raises.
+
+    A run that failed now and has features of before that stand is pooled with those: the prediction is what it was.
+    """
+    by_key = {r.key: r for r in runs}
+    found = {
+        name: result if isinstance(result, Features) else standing_features(name, by_key.get(name), place) or result
+        for name, result in sorted(results.items(), key=lambda item: natural(item[0]))
+    }
+    good = [r for r in found.values() if isinstance(r, Features)]
+    bad = [r for r in found.values() if isinstance(r, Failure)]
 
     def step() -> Prediction:
         predictor = place.predictor
@@ -71,18 +82,76 @@ def write_prediction(
     """
     subject, session = place.task.subject, runs[0].session if runs else session_of(key)
     table = place.layout.prediction(subject, session, key, ".tsv")
+    if isinstance(outcome, Failure):
+        if key == f"sub-{subject}" and _has_results(key, place):
+            return  # nothing was found of somebody who has results: their own records tell of it
+        standing = _standing_prediction(table, runs, place)
+        if standing is not None:
+            write_json(table.with_suffix(".json"), {**standing, ATTEMPT: attempt(outcome)})
+            place.wrote(table, table.with_suffix(".json"))
+            return
     prediction = outcome if isinstance(outcome, Prediction) else None
     qc = outcome.reason if isinstance(outcome, Failure) else ",".join(outcome.flags) or "ok"
     row = sidecars.prediction_row(subject, session, prediction, [f.quality for f in good], qc)
     columns = [c for c in sidecars.PREDICTION_COLUMNS if c != "session_id" or session is not None]
-    done = {f.key for f in good}
-    sources = [place.links.uri(place.layout.derivative(r, "features", ".safetensors")) for r in runs if r.key in done]
-    write_table(table, columns, [row])
+    records = _records(good, runs, session, place)
+    sources = {
+        place.links.uri(path.with_suffix(".safetensors")): (read_record(path) or {}).get("FeaturesSHA256")
+        for path in records
+    }
     reason = outcome.reason if isinstance(outcome, Failure) else ""
-    write_json(
-        table.with_suffix(".json"), sidecars.prediction_sidecar(prediction, _model_facts(place), sources, reason)
-    )
+    with together():
+        write_table(table, columns, [row])
+        write_json(
+            table.with_suffix(".json"), sidecars.prediction_sidecar(prediction, _model_facts(place), sources, reason)
+        )
     place.wrote(table, table.with_suffix(".json"))
+
+
+def _has_results(key: str, place: Workplace) -> bool:
+    folder = place.layout.folder(place.task.subject, None)
+    return bool(find_standing(key, None, place.layout, folder, place.task.recipe))
+
+
+def _records(good: Sequence[Features], runs: Sequence[Recording], session: str | None, place: Workplace) -> list[Path]:
+    """Return the records that features were read from or written to."""
+    by_key = {r.key: r for r in runs}
+    folder = place.layout.folder(place.task.subject, session)
+    records = []
+    for features in good:
+        run = by_key.get(features.key)
+        own = None if run is None else place.layout.derivative(run, "features", ".json")
+        if own is not None and own.is_file():
+            records.append(own)
+        else:
+            standing = find_standing(features.key, run, place.layout, folder, place.task.recipe)
+            records += [each.record for each in standing[:1]]
+    return records
+
+
+def _standing_prediction(table: Path, runs: Sequence[Recording], place: Workplace) -> dict[str, Any] | None:
+    """Return the sidecar of a prediction that stands, though the attempt at it failed now; None where it does not.
+
+    It stands if the same bundle and recipe made it, from features that are the same to the byte and whose own input is
+    not proven to have changed.
+    """
+    sidecar, task = read_record(table.with_suffix(".json")), place.task
+    if sidecar is None or sidecar.get("Status") != "ok" or not table.is_file():
+        return None
+    if (sidecar.get("BundleDigest"), sidecar.get("RecipeDigest")) != (task.bundle_digest, task.recipe.digest):
+        return None
+    session = session_of(table.name)
+    folder = place.layout.folder(task.subject, session)
+    by_record = {place.layout.derivative(r, "features", ".json"): r for r in runs}
+    made_from = sidecar.get("FeaturesSHA256")
+    for uri, sha256 in (made_from if isinstance(made_from, dict) else {}).items():
+        record = place.layout.root / str(uri).removeprefix("bids::").replace(".safetensors", ".json")
+        content = read_record(record) or {}
+        run = by_record.get(record)
+        standing = find_standing(str(content.get("Key")), run, place.layout, folder, task.recipe)
+        if content.get("FeaturesSHA256") != sha256 or any(s.changed for s in standing if s.record == record):
+            return None
+    return sidecar if made_from else None
 
 
 def _model_facts(place: Workplace) -> dict[str, Any]:

@@ -387,7 +387,7 @@ def test_kinds_of_failure_are_ours():
 
 def test_flags_are_ours():
     known = set(FLAGS) | set(words.FLAG_WORDS) | {f"{prefix}:..." for prefix in words.PREFIX_WORDS}
-    assert names_after("flags") == known | {"features_failed_since"}
+    assert names_after("flags") == known
 
 
 def pattern(name):

@@ -19,8 +19,7 @@ def test_process_subject_writes_everything_and_saves_after_each_recording(task):
     assert [r["complete"] for r in saved] == [False, False, True]
     assert [row["status"] for row in report["recordings"]] == ["ok", "ok"]
     assert all((task.output / name).is_file() for name in report["outputs"])
-    written = {p for p in content(task.output) if "_scans." not in p}
-    assert set(report["outputs"]) == written
+    assert set(report["outputs"]) == set(content(task.output))
     rows = read_table(task.output / "sub-01" / "sub-01_scans.tsv")
     assert [r["fmmtc_n_frames"] for r in rows] == ["260", "260"]
 
@@ -29,6 +28,9 @@ def test_a_lost_process_keeps_what_it_had_done(task):
     saved = []
     process_subject(task, saved.append)
     first = json.loads(json.dumps(saved[0]))
+    second = task.output / "sub-01" / "func"
+    for path in second.glob("*run-2*"):
+        path.unlink()
     report = record_lost(task, first, Failure("sub-01", "process", "killed", "its process was killed by SIGKILL."))
     assert {row["key"]: row["status"] for row in report["recordings"]} == {
         "sub-01_task-rest_run-1": "ok",
@@ -37,6 +39,22 @@ def test_a_lost_process_keeps_what_it_had_done(task):
     rows = read_table(task.output / "sub-01" / "sub-01_scans.tsv")
     assert [r["fmmtc_status"] for r in rows] == ["ok", "failed"]
     assert "killed" in rows[1]["fmmtc_reason"]
+
+
+def test_a_lost_process_takes_nothing_that_an_earlier_one_had_done(task):
+    process_subject(task, lambda _: None)
+    before = content(task.output)
+    leftover = task.output / "sub-01" / "func" / f".x.tsv.{'0a' * 8}.tmp"
+    leftover.touch()
+    report = record_lost(task, {}, Failure("sub-01", "process", "killed", "its process was killed by SIGKILL."))
+    assert [(row["status"], row["before"]) for row in report["recordings"]] == [("failed", "ok")] * 2
+    assert not leftover.exists()
+    after = content(task.output)
+    assert set(after) == set(before)
+    told = {name for name in after if after[name] != before[name]}
+    assert {name.rpartition("_")[2] for name in told} == {"features.json", "scans.tsv", "sub-01.html"}
+    process_subject(task, lambda _: None)
+    assert content(task.output) == before
 
 
 def test_what_discovery_turned_down_keeps_a_row(task):

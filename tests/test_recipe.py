@@ -371,3 +371,16 @@ def test_options_that_python_takes_for_equal_still_differ(pair):
     assert one.digest != other.digest
     (line,) = differences(one, other)
     assert line.startswith("modalities[0].options.a: ")
+
+
+def test_a_recipe_completes_one_that_it_only_adds_modalities_to():
+    less, more = Recipe(), Recipe(modalities=(ModalitySpec("brainlm", "0" * 64), ModalitySpec("fc")))
+    assert more.completes(less)
+    assert not less.completes(more)
+    assert not less.completes(less)
+    assert not dataclasses.replace(more, scaling="none").completes(less)
+    other = Recipe(modalities=(ModalitySpec("fc", options={"a": 1}), ModalitySpec("brainlm", "0" * 64)))
+    assert not other.completes(less)
+    assert more.only(["fc"]).digest == less.digest
+    assert more.only(["fc", "none"]) is None
+    assert more.only([]) is None

@@ -41,7 +41,8 @@ MAY_IMPORT = {
     "participant": CORE | {"recording", "session", "pages"},
     "workflow": CORE | {"participant", "interrupts", "work"},
     "console": FOUNDATION | {"settings", "dataset", "workflow"},
-    "run": CORE | {"resources", "plan", "recording", "participant", "pages", "console", "workflow", "work"},
+    "accounts": FOUNDATION | {"settings", "dataset", "console"},
+    "run": CORE | {"resources", "plan", "accounts", "recording", "participant", "pages", "console", "workflow", "work"},
     "group": CORE | {"plan", "recording", "participant", "pages", "run", "work"},
     "group_options": {"errors", "reading", "settings"},
     # By name, after parsing: LEVELS.

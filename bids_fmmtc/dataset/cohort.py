@@ -14,7 +14,7 @@ import numpy as np
 
 from bids_fmmtc.dataset.naming import natural, padded_otherwise, some, told_padding
 from bids_fmmtc.dataset.outcomes import OutcomeRow, Outcomes, count_reasons
-from bids_fmmtc.dataset.records import Record, common_recipe, gather, label_of
+from bids_fmmtc.dataset.records import Record, attempts_note, common_recipe, gather, label_of
 from bids_fmmtc.dataset.response import refuse_degenerate
 from bids_fmmtc.dataset.scans import session_key, session_of
 from bids_fmmtc.dataset.store import read_features
@@ -109,7 +109,9 @@ def load_cohort(
     cohort = _cohort(kept, qualities, arrays, outcomes, first.digest)
     refuse_degenerate(cohort.y, cohort.subjects, cohort.kind, f"those with features ({outcomes.definition})")
     ordered = sorted(dict.fromkeys(out), key=lambda e: (natural(e.key), e.reason))
-    return Loaded(cohort, tuple(ordered), (*notes, *told_padding(pairs), *_mixed_sessions(kept, outcomes)))
+    used = {key for key, _ in kept}
+    tried = attempts_note([record for record in records if session_key(record.key) in used])
+    return Loaded(cohort, tuple(ordered), (*notes, *told_padding(pairs), *_mixed_sessions(kept, outcomes), *tried))
 
 
 # ---------------------------------------------------------------------------------------------------------------- who

@@ -15,9 +15,10 @@ from typing import Any
 from bids_fmmtc.dataset.describe import NOT_A_DEVICE, PAPER
 from bids_fmmtc.dataset.folders import func_files, list_participants
 from bids_fmmtc.dataset.naming import natural, padded_otherwise, some, told_padding
-from bids_fmmtc.dataset.records import Record, gather, label_of
+from bids_fmmtc.dataset.records import Record, attempts_note, gather, label_of
 from bids_fmmtc.dataset.scans import session_key, session_of
 from bids_fmmtc.dataset.sidecars import PREDICTION_COLUMNS, QUALITY_COLUMNS, SCANS_COLUMNS
+from bids_fmmtc.dataset.standing import attempt_reason
 from bids_fmmtc.dataset.store import MISSING, read_record, read_table, remove, write_json, write_table
 from bids_fmmtc.dataset.tables import PARTICIPANTS, read_people
 from bids_fmmtc.errors import DataError, FmmtcError
@@ -27,6 +28,7 @@ QUALITY = "desc-fmmtc_qc"
 _SUFFIX = "_desc-fmmtc_prediction.tsv"
 # Only names that this module gives are ever removed from phenotype/.
 _OURS = re.compile(r"fmmtc(_ses-[A-Za-z0-9+]+)?(_task-[A-Za-z0-9+]+(_[a-z]+-[A-Za-z0-9+]+)*)?\.(tsv|json)")
+_MADE_FROM = "FeaturesSHA256"  # of a row, in no table
 _BIDS_ID = re.compile(r"sub-[A-Za-z0-9+]+")
 _LABELS: Mapping[str, Mapping[str, Any]] = {
     "participant_id": {"Description": "Participant"},
@@ -40,12 +42,18 @@ _MODEL: Mapping[str, Mapping[str, Any]] = {
     "fmmtc_model": {"Description": "First 12 characters of the digest of the model bundle"}
 }
 _VALUES = {k: v for k, v in PREDICTION_COLUMNS.items() if k not in ("participant_id", "session_id")}
-LONG_COLUMNS: Mapping[str, Mapping[str, Any]] = {**_LABELS, **_KEY, **_VALUES, **_MODEL}
+_ATTEMPT: Mapping[str, Mapping[str, Any]] = {
+    "fmmtc_last_attempt": {
+        "Description": "Why the last attempt at this prediction failed, where that of an earlier one stands"
+    }
+}
+LONG_COLUMNS: Mapping[str, Mapping[str, Any]] = {**_LABELS, **_KEY, **_VALUES, **_MODEL, **_ATTEMPT}
 PHENOTYPE_COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "participant_id": _LABELS["participant_id"],
     **_KEY,
     **_VALUES,
     **_MODEL,
+    **_ATTEMPT,
 }
 QUALITY_TABLE: Mapping[str, Mapping[str, Any]] = {
     **_LABELS,
@@ -131,6 +139,7 @@ def collate(layout_root: Path, roots: Sequence[Path], sources: Sequence[Path] = 
         each = ", ".join(f"{digest[:12]} ({facts['predictions']})" for digest, facts in sorted(models.items()))
         notes.append(f"predictions of several models lie side by side: {each}; do not compare them with each other.")
     notes += told_padding(padded_otherwise(missing, present))
+    notes += attempts_note(records)
     odd = [whom for whom in missing if not _BIDS_ID.fullmatch(whom)]
     if odd:
         notes.append(f"{some(odd)} cannot be BIDS labels; they stand in {PREDICTIONS}.tsv only.")
@@ -191,6 +200,9 @@ def _prediction(key: str, path: Path, participant: str, models: dict[str, dict[s
         return _row(key, f"data: {path.name} cannot be read or is not {participant}'s. Run this participant again.")
     qc = found[0].get("fmmtc_qc") or MISSING
     row = _row(key, qc) | {name: found[0].get(name) for name in _VALUES}
+    row["fmmtc_last_attempt"] = attempt_reason(facts) or None
+    made_from = facts.get("FeaturesSHA256")
+    row[_MADE_FROM] = tuple(made_from.values()) if isinstance(made_from, dict) else ()
     digest = facts.get("BundleDigest")
     if row["fmmtc_probability"] == MISSING or not isinstance(digest, str):
         return row
@@ -214,10 +226,18 @@ def _by_recordings(rows: Mapping[str, Any], records: Sequence[Record]) -> dict[s
         if key not in rows:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             found[key] = _row(key, f"{problems[0]}{more}" if failed else "features only: no model was given")
-        elif failed and rows[key].get("fmmtc_probability", MISSING) != MISSING:
-            # Predicted once; a later call without a model could not make the features again.
-            found[key] = rows[key] | {"fmmtc_qc": _flagged(rows[key]["fmmtc_qc"], "features_failed_since")}
+        elif rows[key].get("fmmtc_probability", MISSING) != MISSING:
+            # Predicted once; a later call without a model could not make the features again, or made others.
+            flag = "features_failed_since" if failed else "features_changed_since" if _others(rows[key], runs) else ""
+            if flag:
+                found[key] = rows[key] | {"fmmtc_qc": _flagged(rows[key]["fmmtc_qc"], flag)}
     return found
+
+
+def _others(row: Mapping[str, Any], runs: Sequence[Record]) -> bool:
+    """Tell whether features that a prediction was made from have been replaced since."""
+    now = {run.content.get("FeaturesSHA256") for run in runs}
+    return not set(row.get(_MADE_FROM, ())) <= now
 
 
 def _flagged(qc: str, flag: str) -> str:
@@ -328,11 +348,12 @@ def _write_quality(root: Path, records: Sequence[Record]) -> list[str]:
             **_row(record.key, ""),
             "run": label_of(record.key, "run"),
             "filename": record.path.relative_to(record.root).as_posix(),
-            "fmmtc_status": "failed" if record.problem else "ok",
+            "fmmtc_status": record.state,
+            "fmmtc_last_attempt": record.last_attempt or None,
         }
         if record.problem:
             row["fmmtc_reason"] = _reason(record)
-        else:
+        if record.state != "failed":
             quality = record.content.get("Quality", {})
             row |= {f"fmmtc_{name}": quality.get(name) for name in QUALITY_COLUMNS}
             row["fmmtc_flags"] = quality.get("flags")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 
 from bids_fmmtc import __version__
-from bids_fmmtc.dataset.store import Layout, read_record, write_bytes, write_json, write_table, write_text
+from bids_fmmtc.dataset.store import Layout, read_record, sweep, write_bytes, write_json, write_table, write_text
 from bids_fmmtc.errors import OutputError, RecipeError, UsageError
 from bids_fmmtc.recipe import Recipe, differences
 from bids_fmmtc.types import Atlas
@@ -24,6 +24,8 @@ NOT_A_DEVICE = "Research software, not a medical device: predictions must not gu
 NAME = "bids_fmmtc"
 IMPORTED_KEY = "ImportedSeries"
 """In this program's entry under ``GeneratedBy``: true where parcel series were imported, not extracted."""
+LEFT_OUT_KEY = "EncodersLeftOut"
+"""There, too: encoders that the default recipe would have, were their weights on the machine."""
 
 # bids-validator-deno 3.0.2 does not match ``figures/`` with its slash; both members of a pair are hidden, since a
 # visible JSON beside an ignored table is an error.
@@ -50,6 +52,7 @@ def prepare_dataset(
     model: str | None = None,
     *,
     imported: bool = False,
+    left_out: Sequence[str] = (),
 ) -> None:
     """Write what belongs to the dataset as a whole, the same bytes whichever participant job comes first.
 
@@ -65,6 +68,8 @@ def prepare_dataset(
         Digest of the bundle that predicts, if any.
     imported
         Whether the parcel series were imported, not extracted from images; said under ``GeneratedBy``.
+    left_out
+        Encoders without features, for want of their weights; said there, too.
 
     Raises
     ------
@@ -73,10 +78,15 @@ def prepare_dataset(
     OutputError
         The folder holds somebody else's dataset, or series of the other origin, or cannot be written.
     RecipeError
-        It holds results of a different recipe; the differing fields are named.
+        It holds results of a different recipe; the differing fields are named. One whose modalities this recipe
+        only adds to is completed.
     """
     check_output(layout.root, recipe, inputs, imported=imported)
-    description = _description(recipe, inputs, layout.root, model, imported=imported)
+    sweep(layout.root, below=False)
+    more: dict[str, Any] = {IMPORTED_KEY: True} if imported else {}
+    more |= {LEFT_OUT_KEY: list(left_out)} if left_out else {}
+    more |= {"ModelDigest": model} if model else {}
+    description = _description(recipe, inputs, layout.root, more)
     write_json(layout.root / "dataset_description.json", description)
     write_text(layout.root / ".bidsignore", "\n".join(IGNORED) + "\n")
     write_text(layout.root / "README.md", _README)
@@ -112,7 +122,7 @@ def prepare_group(root: Path, recipe: Recipe, features: Mapping[str, Path]) -> N
     if own_entry(read_record(root / "dataset_description.json") or {}) is None:
         inputs = {name: folder for name, folder in features.items() if folder != root}
         check_output(root, recipe, inputs)
-        description = _description(recipe, inputs, root, None, imported=False)
+        description = _description(recipe, inputs, root, {})
         write_json(root / "dataset_description.json", description)
         write_text(root / "logs" / "CITATION.md", _CITATION)
     # Of older versions, too: they knew no group tables.
@@ -167,10 +177,14 @@ def check_output(
         raise OutputError(f"{root} holds a dataset that {NAME} did not make.", "Give another output folder.")
     _refuse_other_input(root, found or {}, inputs)
     there = Recipe.from_json(ours.get("Recipe"), str(path))
-    if there.digest != recipe.digest:
+    if there.digest != recipe.digest and not recipe.completes(there):
+        more = [m.name for m in there.modalities if m not in recipe.modalities]
+        weights = (
+            f" Its features hold {', '.join(more)}, too: --encoder-weights DIR." if there.completes(recipe) else ""
+        )
         raise RecipeError(
             f"{root} holds results of another recipe: {'; '.join(differences(there, recipe))}.",
-            "Give another output folder, or the recipe that is used there.",
+            f"Give another output folder, or the recipe that is used there.{weights}",
         )
     before = bool(ours.get(IMPORTED_KEY))
     if imported is not None and before != imported:
@@ -238,9 +252,7 @@ def link(folder: Path, root: Path) -> str:
     return folder.as_uri()
 
 
-def _description(
-    recipe: Recipe, inputs: Mapping[str, Path], root: Path, model: str | None, *, imported: bool
-) -> dict[str, Any]:
+def _description(recipe: Recipe, inputs: Mapping[str, Path], root: Path, more: Mapping[str, Any]) -> dict[str, Any]:
     first = read_record(next(iter(inputs.values())) / "dataset_description.json") or {}
     upstream = first.get("GeneratedBy") or first.get("PipelineDescription") or []
     authors = first.get("Authors")
@@ -257,8 +269,7 @@ def _description(
                 "Description": NOT_A_DEVICE,
                 "ConfigurationHash": recipe.digest,
                 "Recipe": recipe.to_json(),
-                **({IMPORTED_KEY: True} if imported else {}),
-                **({"ModelDigest": model} if model else {}),
+                **more,
             },
             *(upstream if isinstance(upstream, list) else [upstream]),
         ],
@@ -354,7 +365,7 @@ session, where a model bundle was given: a prediction of treatment response. {NO
 |  | imported it is not known: 1, or 0 in lost parcels |
 | `*_relmat.tsv` | connectivity over all frames left |
 | `*_features.safetensors` | per window: start and stop frames, and one array per modality |
-| `*_features.json` | status, quality, recipe and input fingerprints of the recording |
+| `*_features.json` | status, quality, recipe and input fingerprints of the recording; a last attempt that failed |
 | `*_prediction.tsv` | one row: calibrated P(responder), label, spread over windows, flags |
 | `*_scans.tsv` | status and quality of every recording, failed ones too |
 | `phenotype/fmmtc*.tsv` | predictions, one row a participant (one file a session) |

@@ -10,8 +10,9 @@ from typing import Any
 
 from bids_fmmtc.dataset.describe import IMPORTED_KEY, NAME
 from bids_fmmtc.dataset.folders import func_files, list_participants
-from bids_fmmtc.dataset.naming import natural
+from bids_fmmtc.dataset.naming import natural, some
 from bids_fmmtc.dataset.scans import session_of
+from bids_fmmtc.dataset.standing import STALE, attempt_reason, stale_reason
 from bids_fmmtc.dataset.store import read_record
 from bids_fmmtc.errors import InputError, MissingInputError, RecipeError
 from bids_fmmtc.recipe import Recipe, differences
@@ -41,6 +42,18 @@ class Record:
     path: Path
     content: Mapping[str, Any]
     problem: str
+
+    @property
+    def state(self) -> str:
+        """``ok``; ``stale``, of features made before their input changed; or ``failed``."""
+        if not self.problem:
+            return "ok"
+        return STALE if self.content.get("Status") == STALE and self.problem == stale_reason(self.content) else "failed"
+
+    @property
+    def last_attempt(self) -> str:
+        """Why the last attempt failed, where features of an earlier one are there; else empty."""
+        return attempt_reason(self.content)
 
     @property
     def participant(self) -> str:
@@ -102,9 +115,22 @@ def _record(root: Path, path: Path, participant: str) -> Record:
         problem = f"{path.name} in {participant} is the record of {content.get('Key')}: it was renamed or moved."
         # Whose it is by its place: that is where the row is looked for.
         key = key if key.split("_", 1)[0] == participant else participant
+    elif content.get("Status") == STALE:
+        problem = stale_reason(content)
     elif content.get("Status") != "ok":
         problem = f"failed: {content.get('Reason', 'no reason is given')}"
     return Record(key, root, path, content or {}, problem)
+
+
+def attempts_note(records: Sequence[Record]) -> tuple[str, ...]:
+    """Say in one line that features are used whose last attempt failed; nothing where there are none."""
+    tried = [record for record in records if record.state == "ok" and record.last_attempt]
+    if not tried:
+        return ()
+    return (
+        f"the last attempt at {some([record.key for record in tried], 3)} failed; features of an earlier one are "
+        f"used ({len(tried)} recordings; the first: {tried[0].last_attempt})",
+    )
 
 
 def _session_folder(key: str) -> str:

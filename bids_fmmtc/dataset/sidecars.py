@@ -38,8 +38,18 @@ QUALITY_COLUMNS: Mapping[str, Mapping[str, str]] = {
 }
 SCANS_COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "filename": {"Description": "Record of the recording, relative to this file"},
-    "fmmtc_status": {"Description": "Outcome", "Levels": {"ok": "Features are there", "failed": "See fmmtc_reason"}},
-    "fmmtc_reason": {"Description": "Why it failed and what to do"},
+    "fmmtc_status": {
+        "Description": "Outcome",
+        "Levels": {
+            "ok": "Features are there",
+            "stale": "Features are there, of an input or recipe that has changed since; not used",
+            "failed": "See fmmtc_reason",
+        },
+    },
+    "fmmtc_reason": {"Description": "Why it failed, or is stale, and what to do"},
+    "fmmtc_last_attempt": {
+        "Description": "Why the last attempt failed, where results of an earlier one stand; n/a where it did not fail"
+    },
     "fmmtc_flags": {"Description": "Reasons for care, comma-separated"},
     **{f"fmmtc_{name}": text for name, text in QUALITY_COLUMNS.items()},
 }
@@ -324,15 +334,16 @@ def failed_record(key: str, kind: str, reason: str) -> dict[str, Any]:
 
 
 def prediction_sidecar(
-    prediction: Prediction | None, model: Mapping[str, Any], sources: Sequence[str], reason: str
+    prediction: Prediction | None, model: Mapping[str, Any], sources: Mapping[str, str | None], reason: str
 ) -> dict[str, Any]:
-    """Describe a prediction, or its absence."""
+    """Describe a prediction, or its absence; ``sources`` are URIs of features and their checksums."""
     data: dict[str, Any] = {
         "Description": f"Prediction of treatment response ({PAPER}).",
         "IntendedUse": NOT_A_DEVICE,
         **model,
         "SoftwareVersion": __version__,
         "Sources": list(sources),
+        "FeaturesSHA256": dict(sources),
     }
     if prediction is None:
         data |= {"Status": "failed", "Reason": reason}

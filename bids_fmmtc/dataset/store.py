@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import fcntl
 import hashlib
 import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,6 +65,76 @@ class Layout:
         return path.relative_to(self.root).as_posix()
 
 
+class _Temporary:
+    """A file that is being written beside its place; locked as long as somebody works on it, or it is a leftover."""
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        # Jobs in several containers or on several nodes may write one shared file at once, with equal process numbers.
+        self.path = path
+        self.temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}{_LEFTOVER}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.file = self._open()
+        try:
+            self.file.write(data)
+            self.file.flush()
+            os.fsync(self.file.fileno())
+        except OSError:
+            self.drop()
+            raise
+
+    def _open(self) -> IO[bytes]:
+        while True:
+            f = self.temporary.open("wb")
+            with contextlib.suppress(OSError):  # a file system without locks: then nothing is swept there either
+                fcntl.flock(f, fcntl.LOCK_EX)
+            if os.fstat(f.fileno()).st_nlink > 0:  # not swept between opening and locking
+                return f
+            f.close()
+
+    def place(self) -> None:
+        """Put it in its place, whole."""
+        self.temporary.replace(self.path)
+        self.file.close()
+
+    def drop(self) -> None:
+        """Remove it."""
+        # Below a regular file, or on a read-only disk, there is nothing to remove and trying fails as well.
+        with contextlib.suppress(OSError):
+            self.temporary.unlink()
+        with contextlib.suppress(OSError):
+            self.file.close()
+
+
+_LEFTOVER = ".tmp"
+_together: ContextVar[list[_Temporary] | None] = ContextVar("_together", default=None)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Let all files written in a block take their places at its end, in their order, or none of them.
+
+    A disk that is full half-way, or a process that is killed, then leaves what was there before.
+
+    Raises
+    ------
+    OutputError
+        A file cannot be put in its place.
+    """
+    files: list[_Temporary] = []
+    token = _together.set(files)
+    try:
+        yield
+        for each in files:
+            try:
+                each.place()
+            except OSError as error:
+                raise _cannot_write(each.path, error) from None
+    finally:
+        _together.reset(token)
+        for each in files:
+            each.drop()
+
+
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file whole or not at all; readers never see half of it.
 
@@ -71,23 +143,47 @@ def write_bytes(path: Path, data: bytes) -> None:
     OutputError
         The folder cannot be made or the file not written (no space, read-only, no permission).
     """
-    # Jobs in several containers or on several nodes may write one shared file at once, with equal process numbers.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    files = _together.get()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(path)
+        written = _Temporary(path, data)
+        if files is not None:
+            files.append(written)
+            return
+        try:
+            written.place()
+        finally:
+            written.drop()
     except OSError as error:
-        # Below a regular file, or on a read-only disk, there is nothing to remove and trying fails as well.
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}.",
-            "Give an output and a work folder with space that you may write to.",
-        ) from None
+        raise _cannot_write(path, error) from None
+
+
+def _cannot_write(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"cannot write {path}: {error.strerror or error}.",
+        "Give an output and a work folder with space that you may write to.",
+    )
+
+
+def sweep(folder: Path, *, below: bool = True) -> int:
+    """Remove what killed writes have left in a folder, and below it; files that somebody writes now are locked.
+
+    Returns
+    -------
+    int
+        How many there were.
+    """
+    swept = 0
+    for path in folder.glob(f"{'**/' if below else ''}.*{_LEFTOVER}"):
+        if not _TEMPORARY.fullmatch(path.name) or path.is_symlink():
+            continue
+        with contextlib.suppress(OSError), path.open("r+b") as f:
+            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+            swept += 1
+    return swept
+
+
+_TEMPORARY = re.compile(rf"\..+\.[0-9a-f]{{16}}{re.escape(_LEFTOVER)}")
 
 
 def remove(path: Path) -> None:
@@ -190,23 +286,25 @@ def write_features(path: Path, features: Features) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_features(path: Path) -> Features:
+def read_features(path: Path, record: Mapping[str, Any] | None = None) -> Features:
     """Read features and the JSON record beside them.
 
     Parameters
     ----------
     path
         The ``*_features.json``.
+    record
+        What it holds, where it was read before.
 
     Raises
     ------
     DataError
-        The record tells of a failure, or the arrays are absent or not those the record describes.
+        The record tells of a failure or of stale features, or the arrays are absent or not those the record describes.
     """
     from safetensors import SafetensorError  # noqa: PLC0415
     from safetensors.numpy import load  # noqa: PLC0415
 
-    record = read_record(path)
+    record = read_record(path) if record is None else record
     if record is None or record.get("Status") != "ok":
         raise DataError(f"{path.name} holds no features.", "Run the participant level again for this recording.")
     try:

@@ -10,16 +10,18 @@ from pathlib import Path
 from typing import Any
 
 from bids_fmmtc.dataset.collate import PREDICTIONS, QUALITY
-from bids_fmmtc.dataset.describe import is_demo, own_entry
+from bids_fmmtc.dataset.describe import LEFT_OUT_KEY, is_demo, own_entry
 from bids_fmmtc.dataset.folders import list_participants
 from bids_fmmtc.dataset.scans import session_key
 from bids_fmmtc.dataset.store import read_record
 from bids_fmmtc.errors import FmmtcError
 from bids_fmmtc.report.analysis_facts import Analysis, mapping, mappings, read_analyses, read_rows, real, word
+from bids_fmmtc.report.words import left_out_words
 
 STATES = ("predicted", "features only", "no prediction", "failed", "missing", "not gathered")
 NOT_GATHERED = "not gathered: run the group level"
 MISSING_ADVICE = "Run the participant level for this participant, or check that its data are where the others are."
+_WITHOUT = ("failed", "stale")  # states of a recording whose features nobody uses
 _ID = re.compile(r"sub-[A-Za-z0-9+]+")
 _RECORD = re.compile(r"(.+?)_(?:space|atlas|desc)-.*")
 
@@ -79,7 +81,9 @@ class Group:
     sessions
         Everybody known, one row a session.
     troubles
-        Failed recordings and missing participants.
+        Failed recordings, stale ones, and missing participants.
+    attempts
+        Recordings and sessions whose last attempt failed, and of which what an earlier one made is shown.
     recordings, failed
         Numbers of recordings.
     models
@@ -96,6 +100,7 @@ class Group:
     demo: bool
     sessions: tuple[Session, ...]
     troubles: tuple[Trouble, ...]
+    attempts: tuple[Trouble, ...]
     recordings: int
     failed: int
     models: tuple[Mapping[str, Any], ...]
@@ -135,7 +140,7 @@ def read_group(root: Path) -> Group:
     if quality is None:
         problems.append(f"{QUALITY}.tsv is missing or cannot be read: quality and failed recordings are not shown.")
     recordings = [row for row in quality or () if word(row.get("task")) is not None]
-    broken = [row for row in quality or () if row.get("fmmtc_status") == "failed"]
+    broken = [row for row in quality or () if row.get("fmmtc_status") in _WITHOUT]
     by_session: dict[str, list[Mapping[str, str]]] = {}
     for row in quality or ():
         by_session.setdefault(session_key(_key(row)), []).append(row)
@@ -148,7 +153,16 @@ def read_group(root: Path) -> Group:
     troubles += [Trouble(s.participant, s.key, s.reason) for s in _of(sessions, "no prediction")]
     models = tuple(mappings((read_record(root / f"{PREDICTIONS}.json") or {}).get("Models")))
     analyses = read_analyses(root)
+    tried = [row for row in quality or () if row.get("fmmtc_status") == "ok"] + [*(predictions or ())]
+    attempts = [
+        Trouble(row.get("participant_id", ""), word(row.get("fmmtc_key")) or _key(row), reason)
+        for row in tried
+        if (reason := word(row.get("fmmtc_last_attempt"))) is not None
+    ]
     own = mapping(own_entry(read_record(root / "dataset_description.json") or {}))
+    left_out = own.get(LEFT_OUT_KEY)
+    if isinstance(left_out, list) and left_out:
+        problems.append(left_out_words([str(name) for name in left_out]))
     if not own:
         problems.append("dataset_description.json is missing, or another program made it: the recipe is not known.")
     demo = is_demo(root) or any(m.get("demo") is True for m in models) or any(a.card.get("demo") for a in analyses)
@@ -157,8 +171,9 @@ def read_group(root: Path) -> Group:
         demo=bool(demo or any("demo_model" in s.flags for s in sessions)),
         sessions=sessions,
         troubles=tuple(troubles),
+        attempts=tuple(attempts),
         recordings=len(recordings),
-        failed=sum(row.get("fmmtc_status") == "failed" for row in recordings),
+        failed=sum(row.get("fmmtc_status") in _WITHOUT for row in recordings),
         models=models,
         analyses=analyses,
         recipe=mapping(own.get("Recipe")),
@@ -199,7 +214,7 @@ def _row_key(row: Mapping[str, str]) -> str:
 
 def _session(root: Path, row: Mapping[str, str], recordings: Sequence[Mapping[str, str]]) -> Session:
     probability, qc = real(row.get("fmmtc_probability")), word(row.get("fmmtc_qc")) or ""
-    failed = bool(recordings) and all(each.get("fmmtc_status") == "failed" for each in recordings)
+    failed = bool(recordings) and all(each.get("fmmtc_status") in _WITHOUT for each in recordings)
     state = _state(probability, qc, failed=failed)
     own = qc if probability is not None and qc != "ok" else ""
     flags = [each for text in (own, *(r.get("fmmtc_flags") for r in recordings)) for each in _listed(text)]
@@ -237,7 +252,7 @@ def _listed(text: str | None) -> list[str]:
 
 
 def _quality(recordings: Sequence[Mapping[str, str]]) -> Quality:
-    usable = [row for row in recordings if row.get("fmmtc_status") != "failed"]
+    usable = [row for row in recordings if row.get("fmmtc_status") not in _WITHOUT]
 
     def found(name: str) -> list[float]:
         values = [real(row.get(f"fmmtc_{name}")) for row in usable]

@@ -56,6 +56,7 @@ def group_page(root: Path) -> str:
         "train": TRAIN,
         "flow": None if len(views) == 1 else attempt("The flow of people", flow_figure, group, None, "flow"),
         "troubles": [{"participant": t.participant, "what": t.what, "reason": t.reason} for t in group.troubles],
+        "attempts": [{"participant": t.participant, "what": t.what, "reason": t.reason} for t in group.attempts],
         "applied": attempt("The predictions", applied_figure, group.sessions, "applied"),
         "models": models(group),
         "quality": attempt("The quality", quality_figure, group.sessions, "quality"),

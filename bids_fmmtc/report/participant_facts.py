@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_fmmtc.dataset.describe import NAME, is_demo
+from bids_fmmtc.dataset.describe import LEFT_OUT_KEY, NAME, is_demo
 from bids_fmmtc.dataset.records import Record, gather_participant
 from bids_fmmtc.dataset.scans import session_key
+from bids_fmmtc.dataset.standing import attempt_reason
 from bids_fmmtc.dataset.store import MISSING, read_record
 from bids_fmmtc.report.analysis_facts import read_rows, real
 
@@ -72,6 +73,12 @@ class RecordingFacts:
         """Whether it has features."""
         return not self.record.problem
 
+    def without(self, recipe: Mapping[str, Any]) -> list[str]:
+        """Name the modalities of the dataset's recipe that its features do not hold."""
+        held, modalities = self.record.content.get("Modalities"), recipe.get("modalities")
+        names = [str(m.get("name")) for m in modalities if isinstance(m, dict)] if isinstance(modalities, list) else []
+        return [name for name in names if isinstance(held, dict) and name not in held]
+
     @property
     def quality(self) -> Mapping[str, Any]:
         """Quality numbers; empty where it failed."""
@@ -123,6 +130,12 @@ class SessionFacts:
         return tuple(float(p) for p in found) if isinstance(found, list) else ()
 
     @property
+    def attempts(self) -> list[tuple[str, str]]:
+        """Key and reason of each attempt that failed last, where what an earlier one made is shown."""
+        own = [(self.key, attempt_reason(self.sidecar))]
+        return [(k, r) for k, r in [*((r.key, r.record.last_attempt) for r in self.recordings if r.ok), *own] if r]
+
+    @property
     def flags(self) -> tuple[str, ...]:
         """Reasons for care, of the prediction where there is one, else of the recordings."""
         own = self.sidecar.get("Flags")
@@ -154,6 +167,12 @@ class ParticipantFacts:
         made = self.description.get("GeneratedBy")
         entries = made if isinstance(made, list) else []
         return next((e for e in entries if isinstance(e, dict) and e.get("Name") == NAME), {})
+
+    @property
+    def left_out(self) -> list[str]:
+        """Encoders without features since their weights were not there."""
+        found = self.own.get(LEFT_OUT_KEY)
+        return [str(name) for name in found] if isinstance(found, list) else []
 
     @property
     def recipe(self) -> Mapping[str, Any]:

@@ -19,7 +19,7 @@ from bids_fmmtc.report.recording_figures import (
     timeline_figure,
 )
 from bids_fmmtc.report.sheet import attempt, counted, plain
-from bids_fmmtc.report.words import REFERENCE_WORDS, flag_words, listed, serious
+from bids_fmmtc.report.words import REFERENCE_WORDS, flag_words, left_out_words, listed, serious
 
 PIXELS_OF_ALL = 4 * MOST_PIXELS
 """What the recordings of a page share: four in full, more of them coarser."""
@@ -81,8 +81,31 @@ def _session(facts: ParticipantFacts, session: SessionFacts, name: str, pixels: 
         "position": attempt("The place among training", position_figure, session, f"{name}-position"),
         "reference": _reference(session),
         "recordings": [_recording(facts, r, f"{name}-r{i}", pixels) for i, r in enumerate(session.recordings) if r.ok],
-        "failed": [{"key": r.key, "reason": _reason(r)} for r in failed],
+        "failed": [{"key": r.key, "what": STATE_WORDS[r.record.state], "reason": _reason(r)} for r in failed],
+        "notes": [*_attempts(session), *_incomplete(facts, session)],
     }
+
+
+STATE_WORDS = {"failed": "failed.", "stale": "is not used: its results are kept, but stale.", "ok": ""}
+
+
+def _attempts(session: SessionFacts) -> list[str]:
+    """Say of each attempt that failed last that what is shown was made before it."""
+    return [
+        f"The last attempt at {key} failed; what is shown was made before it. {why}" for key, why in session.attempts
+    ]
+
+
+def _incomplete(facts: ParticipantFacts, session: SessionFacts) -> list[str]:
+    """Say which encoders have no features, and how they are added."""
+    if facts.left_out:
+        return [left_out_words(facts.left_out)]
+    found = [(r.key, r.without(facts.recipe)) for r in session.recordings if r.ok]
+    return [
+        f"Features of {listed(names)} are not made for {key} yet. Run the participant level again; they are added."
+        for key, names in found
+        if names
+    ]
 
 
 def _words(key: str, subject: str) -> str:
@@ -126,7 +149,8 @@ def _no_prediction(session: SessionFacts) -> str:
 
 
 def _reason(recording: RecordingFacts) -> str:
-    return str(recording.record.content.get("Reason") or recording.record.problem)
+    record = recording.record
+    return " ".join(filter(None, [str(record.content.get("Reason") or record.problem), record.last_attempt]))
 
 
 def _reference(session: SessionFacts) -> list[dict[str, Any]]:

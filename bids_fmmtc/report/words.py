@@ -20,6 +20,8 @@ FLAG_WORDS: Mapping[str, str] = {
     "frames_removed": "Frames were taken out before import: neighbours in the series were none in the scanner.",
     "names_differ": "Columns were matched to parcels by position, though their names differ.",
     "recipe_differs": "The recording was brought to the atlas otherwise than those the model learnt from.",
+    "features_failed_since": "The features could not be made again since; the number is of earlier ones.",
+    "features_changed_since": "The features were made anew since; the number is of earlier ones.",
     "demo_model": "The model is a demonstration; its number means nothing.",
 }
 REFERENCE_WORDS: Mapping[str, str] = {
@@ -58,3 +60,11 @@ def listed(names: Sequence[str], most: int = 12) -> str:
     if len(names) > most:
         return f"{', '.join(names[:most])} and {len(names) - most} more"
     return ", ".join(names[:-1]) + (" and " if len(names) > 1 else "") + (names[-1] if names else "")
+
+
+def left_out_words(names: Sequence[str]) -> str:
+    """Say that encoders have no features for want of their weights, and how these are added."""
+    return (
+        f"No weights of {listed(names)} were on the machine: the features hold connectivity only. The same command "
+        "with the weights (--encoder-weights DIR) adds the others to this folder and computes nothing again."
+    )

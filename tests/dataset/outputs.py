@@ -9,7 +9,7 @@ from bids_fmmtc.dataset import sidecars
 from bids_fmmtc.dataset.describe import prepare_dataset
 from bids_fmmtc.dataset.scans import session_of, write_scans
 from bids_fmmtc.dataset.sidecars import QUALITY_COLUMNS, Context, Links
-from bids_fmmtc.dataset.store import Layout, write_features, write_json, write_table
+from bids_fmmtc.dataset.store import Layout, read_record, write_features, write_json, write_table
 from bids_fmmtc.recipe import AtlasSpec, ModalitySpec, Recipe
 from bids_fmmtc.settings import Task, failure_to_json
 from bids_fmmtc.types import Atlas, Failure, Features, Prediction, Recording
@@ -76,13 +76,18 @@ class Output:
         return path.with_suffix(".json")
 
     def fail(self, key, kind="image", message="it is cut off."):
-        """Write what a failure leaves: a record, and a row in scans.tsv."""
+        """Write what a failed attempt leaves: its record, or a note in that of what stands, and a row in scans.tsv."""
         subject = key.split("_")[0].removeprefix("sub-")
         known = (recording(key),) if "_task-" in key else ()
         failure = Failure(key, "extract", kind, message, "Mend it.")
         row = {"key": key, "status": "failed", **failure_to_json(failure)}
         write_scans(Task(subject, known, (), self.recipe, self.root, Path("/a")), [row], self.layout)
         return failure
+
+    def stale(self, key):
+        """Let a recording's features be of an input that has changed since."""
+        path = self.layout.derivative(recording(key, "S"), "features", ".json")
+        write_json(path, {**(read_record(path) or {}), "Status": "stale", "Changed": ["bold"]})
 
     def predict(self, key, probability=0.7, digest="d" * 64, demo=False, failure=None, flags=()):
         """Write a session's prediction, or its row without one."""
@@ -98,7 +103,7 @@ class Output:
         table = self.layout.prediction(subject, session, key, ".tsv")
         write_table(table, columns, [row])
         model = {"ModelName": "Small", "DemoModel": demo, "BundleDigest": digest}
-        write_json(table.with_suffix(".json"), sidecars.prediction_sidecar(found, model, [], failure or ""))
+        write_json(table.with_suffix(".json"), sidecars.prediction_sidecar(found, model, {}, failure or ""))
         return table
 
 

@@ -304,12 +304,24 @@ def test_ids_that_never_match_show_both_kinds(out):
 
 def test_what_is_left_must_teach_something(out):
     for i in (1, 3):
-        out.fail(f"sub-{i}_task-rest")
+        out.stale(f"sub-{i}_task-rest")
     with pytest.raises(DataError, match=r"those with features .* gives 1 responders and 3 non-responders"):
         load_cohort([out.root], outcomes(out.root))
     people = {f"sub-{i}": "n/a" for i in range(1, 7)} | {"sub-7": 1, "sub-8": 0, "sub-9": 1, "sub-10": 0}
     with pytest.raises(DataError, match=r"nobody has both .*: 6 x the outcome is missing; 4 x no features"):
         load_cohort([out.root], outcomes(out.root, people))
+
+
+def test_features_are_used_though_the_last_attempt_at_them_failed_and_stale_ones_are_not(out):
+    out.fail("sub-2_task-rest")
+    out.stale("sub-3_task-rest")
+    loaded = load_cohort([out.root], outcomes(out.root))
+    assert "sub-2" in loaded.cohort.subjects
+    assert "sub-3" not in loaded.cohort.subjects
+    assert reasons(loaded)["sub-3_task-rest"].startswith("stale: made before a change of image or series")
+    (note,) = [line for line in loaded.notes if "last attempt" in line]
+    assert "sub-2_task-rest" in note
+    assert "it is cut off" in note
 
 
 def test_two_datasets_are_joined_and_one_given_twice_counts_once(out, tmp_path):

@@ -13,7 +13,7 @@ from bids_fmmtc import synthetic
 from bids_fmmtc.dataset.collate import LONG_COLUMNS, PHENOTYPE_COLUMNS, QUALITY_TABLE, collate
 from bids_fmmtc.dataset.describe import prepare_dataset
 from bids_fmmtc.dataset.discover import Query, find_recordings
-from bids_fmmtc.dataset.store import Layout, read_table
+from bids_fmmtc.dataset.store import Layout, read_record, read_table
 from bids_fmmtc.dataset.tables import dataset_roots
 from bids_fmmtc.participant import process_subject
 from bids_fmmtc.settings import Task
@@ -218,9 +218,41 @@ def test_a_prediction_whose_features_have_failed_since_is_flagged(out):
     for label in "12":
         out.add(f"sub-{label}_task-rest")
         out.predict(f"sub-{label}_task-rest")
-    out.fail("sub-2_task-rest")
+    out.stale("sub-2_task-rest")
     collate(out.root, [])
     assert qc(out, "phenotype/fmmtc.tsv") == {"sub-1": "ok", "sub-2": "features_failed_since"}
+
+
+def test_a_prediction_of_features_that_were_made_anew_is_flagged(out):
+    for label in "12":
+        record = out.add(f"sub-{label}_task-rest")
+        sidecar = out.predict(f"sub-{label}_task-rest").with_suffix(".json")
+        made_from = {"bids::x": read_record(record)["FeaturesSHA256"]}
+        sidecar.write_text(json.dumps(read_record(sidecar) | {"FeaturesSHA256": made_from}))
+    out.add("sub-2_task-rest", windows=3)
+    collate(out.root, [])
+    assert qc(out, "phenotype/fmmtc.tsv") == {"sub-1": "ok", "sub-2": "features_changed_since"}
+
+
+def test_a_failed_attempt_is_told_beside_what_stands(out):
+    for label in "123":
+        out.add(f"sub-{label}_task-rest")
+    sidecar = out.predict("sub-1_task-rest").with_suffix(".json")
+    out.fail("sub-2_task-rest")
+    out.stale("sub-3_task-rest")
+    note = {"Status": "failed", "Reason": "killed: by SIGKILL."}
+    sidecar.write_text(json.dumps(read_record(sidecar) | {"LastAttempt": note}))
+    summary = collate(out.root, [])
+    rows = {row["participant_id"]: row for row in table(out, "desc-fmmtc_qc.tsv")}
+    assert [rows[f"sub-{i}"]["fmmtc_status"] for i in "123"] == ["ok", "ok", "stale"]
+    assert rows["sub-2"]["fmmtc_last_attempt"] == "image: it is cut off. Mend it."
+    assert rows["sub-2"]["fmmtc_mean_fd"] == rows["sub-1"]["fmmtc_mean_fd"]
+    assert rows["sub-3"]["fmmtc_reason"].startswith("stale: made before a change of image or series")
+    rows = {row["participant_id"]: row for row in table(out, "phenotype/fmmtc.tsv")}
+    assert [rows[f"sub-{i}"]["fmmtc_last_attempt"] for i in "12"] == ["killed: by SIGKILL.", "n/a"]
+    assert rows["sub-1"]["fmmtc_probability"] == "0.7"
+    assert summary.counts["failed_recordings"] == 1
+    assert any("last attempt at sub-2_task-rest failed" in line for line in summary.notes)
 
 
 # quality

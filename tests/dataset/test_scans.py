@@ -1,6 +1,6 @@
 """``scans.tsv``: every recording has a row, and no row outlives what it tells of."""
 
-import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -38,7 +38,8 @@ def write(layout):
         by_key = {r.key: r for r in recordings}
         for row in rows:
             if row["status"] == "ok":
-                write_json(layout.derivative(by_key[row["key"]], "features", ".json"), {"Status": "ok"})
+                record = layout.derivative(by_key[row["key"]], "features", ".json")
+                write_json(record, {"Status": "ok", "RecipeDigest": Recipe().digest})
         write_scans(Task("01", recordings, (), Recipe(), layout.root, Path("/a")), rows, layout)
 
     return write
@@ -76,26 +77,34 @@ def test_rows_of_other_recordings_are_kept(layout, write):
     write([ok(two.key)], two)
     assert len(table(layout)) == 2
     write([failed(two.key)], two)
-    assert [r["fmmtc_status"] for r in table(layout).values()] == ["ok", "failed"]
+    assert [r["fmmtc_last_attempt"] != "n/a" for r in table(layout).values()] == [False, True]
     layout.derivative(one, "features", ".json").unlink()
     write([ok(two.key)], two)
     assert len(table(layout)) == 1
 
 
-def test_features_do_not_outlive_a_failure(layout, write):
+def test_features_outlive_a_failure_until_they_are_made_in_another_space(layout, write):
     one = recording()
     write([ok(one.key)], one)
     arrays = layout.derivative(one, "features", ".safetensors")
-    arrays.touch()
     picture, strange = layout.figure(one, "carpet", ".png"), layout.root / "sub-01" / "mine.png"
     picture.parent.mkdir()
-    for path in (picture, strange):
+    for path in (arrays, picture, strange):
         path.touch()
     record = arrays.with_suffix(".json")
-    record.write_text(json.dumps({"Outputs": [layout.relative(picture), layout.relative(strange)]}))
+    outputs = [layout.relative(picture), layout.relative(strange)]
+    write_json(record, read_record(record) | {"Outputs": outputs, "Quality": {"flags": ["padded"], "mean_fd": 0.5}})
     write([failed(one.key)], one)
-    assert not arrays.exists()
-    assert not picture.exists()
+    assert all(path.exists() for path in (arrays, picture, strange))
+    (row,) = table(layout).values()
+    assert (row["fmmtc_status"], row["fmmtc_flags"], row["fmmtc_mean_fd"]) == ("ok", "padded", "0.5")
+    assert (row["fmmtc_reason"], row["fmmtc_last_attempt"]) == ("n/a", "image: it broke. Mend it.")
+    noted = read_record(record)
+    assert (noted["Status"], noted["LastAttempt"]["Kind"]) == ("ok", "image")
+
+    other = replace(one, space="T")
+    write([ok(other.key)], other)
+    assert not any(path.exists() for path in (arrays, picture, record))
     assert strange.exists()  # nothing but what lies where this program writes
 
 
@@ -135,16 +144,39 @@ def test_keys(key, session, without_run):
     assert (session_of(key), session_key(key)) == (session, without_run)
 
 
-def test_a_recording_that_worked_and_is_now_turned_down_has_one_row(layout, write):
+def test_a_recording_that_worked_and_is_now_turned_down_keeps_its_row_and_files(layout, write):
     found = recording("1")
     write([ok(found.key)], found)
     record = layout.derivative(found, "features", ".json")
-    record.touch()
     record.with_suffix(".safetensors").touch()
     other = layout.derivative(recording("10"), "features", ".json")
-    other.touch()
+    write_json(other, {"Status": "ok", "RecipeDigest": Recipe().digest})
+    before = other.read_bytes()
     write([failed(found.key, "space")])
-    assert list(table(layout)) == [f"func/{found.key}_desc-fmmtc_features.json"]
-    assert not record.exists()
-    assert not record.with_suffix(".safetensors").exists()
-    assert other.exists()  # run-10 is not run-1
+    assert list(table(layout)) == [f"func/{record.name}"]
+    assert read_record(record)["LastAttempt"]["Kind"] == "space"
+    assert record.with_suffix(".safetensors").exists()
+    assert other.read_bytes() == before  # run-10 is not run-1
+
+
+def test_a_failure_about_a_whole_participant_is_noted_in_all_that_stands(layout, write):
+    one, two = recording("1"), recording(session="a")
+    write([ok(one.key), ok(two.key)], one, two)
+    write([failed("sub-01", "selection")])
+    records = [layout.derivative(r, "features", ".json") for r in (one, two)]
+    assert [read_record(r)["LastAttempt"]["Kind"] for r in records] == ["selection"] * 2
+    assert [p.name for p in layout.root.rglob("*_desc-fmmtc_features.json")] == []
+    assert [len(table(layout, session)) for session in (None, "a")] == [1, 1]
+
+
+def test_features_of_another_recipe_are_stale_and_stay(layout, write):
+    found = recording("1")
+    write([ok(found.key)], found)
+    record = layout.derivative(found, "features", ".json")
+    write_json(record, {"Status": "ok", "RecipeDigest": "another", "Key": found.key})
+    write([failed(found.key)], found)
+    noted = read_record(record)
+    assert (noted["Status"], noted["Changed"], noted["RecipeDigest"]) == ("stale", ["recipe"], "another")
+    (row,) = table(layout).values()
+    assert row["fmmtc_status"] == "stale"
+    assert row["fmmtc_reason"] == "stale: made before a change of recipe, and not made again yet."

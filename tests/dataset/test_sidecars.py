@@ -117,11 +117,12 @@ def test_series_tell_their_level_and_their_arguments(denoising, demeaned, detren
 
 
 def test_a_prediction_and_its_absence():
-    data = storable(sidecars.prediction_sidecar(PREDICTION, {"ModelName": "m"}, ["bids::x"], ""))
+    data = storable(sidecars.prediction_sidecar(PREDICTION, {"ModelName": "m"}, {"bids::x": "0"}, ""))
+    assert (data["Sources"], data["FeaturesSHA256"]) == (["bids::x"], {"bids::x": "0"})
     assert (data["Status"], data["PerWindow"], data["Flags"], data["ModelName"]) == ("ok", [0.5, 1.0], ["x"], "m")
     assert "not a medical device" in data["IntendedUse"]
     assert set(PREDICTION_COLUMNS) <= set(data)
-    data = storable(sidecars.prediction_sidecar(None, {}, [], "why"))
+    data = storable(sidecars.prediction_sidecar(None, {}, {}, "why"))
     assert (data["Status"], data["Reason"]) == ("failed", "why")
 
 

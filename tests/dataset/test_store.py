@@ -24,6 +24,8 @@ from bids_fmmtc.dataset.store import (
     read_features,
     read_record,
     read_table,
+    sweep,
+    together,
     write_array,
     write_bytes,
     write_features,
@@ -135,6 +137,49 @@ def test_a_device_that_is_really_full(tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="No space left on device"):
         write_bytes(tmp_path / "x", b"x")
     assert not list(tmp_path.iterdir())
+
+
+def test_files_written_together_take_their_places_together_or_not_at_all(tmp_path):
+    write_bytes(tmp_path / "a", b"old")
+    (tmp_path / "file").touch()
+
+    def write():
+        with together():
+            write_bytes(tmp_path / "a", b"new")
+            assert (tmp_path / "a").read_bytes() == b"old"
+            write_bytes(tmp_path / "file" / "b", b"new")
+
+    with pytest.raises(OutputError):
+        write()
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "file"]
+    with together():
+        write_bytes(tmp_path / "a", b"new")
+        write_bytes(tmp_path / "b", b"new")
+        assert not (tmp_path / "b").exists()
+    assert [(tmp_path / name).read_bytes() for name in "ab"] == [b"new", b"new"]
+    write_bytes(tmp_path / "a", b"newer")  # a write of its own is placed at once again
+    assert (tmp_path / "a").read_bytes() == b"newer"
+
+
+def test_what_a_killed_write_left_is_swept_and_what_is_being_written_is_not(tmp_path):
+    path = tmp_path / "sub-01" / "x.tsv"
+    child = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert child.stdout.readline() == "writing\n"
+        assert sweep(tmp_path) == 0
+        assert len(list(path.parent.iterdir())) == 1
+    finally:
+        child.send_signal(signal.SIGKILL)
+        child.wait(timeout=patience(10))
+        child.stdout.close()
+    strange = [path.parent / name for name in (".hidden.tmp", "x.0123456789abcdef.tmp", ".x.0123456789abcdeg.tmp")]
+    for other in strange:
+        other.touch()
+    assert sweep(tmp_path, below=False) == 0
+    assert sweep(tmp_path) == 1
+    assert set(path.parent.iterdir()) == set(strange)
+    assert sweep(tmp_path / "absent") == 0
 
 
 # tables
