@@ -9,7 +9,6 @@ import math
 import os
 import re
 import shlex
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -17,16 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from bids_fmmtc import __version__
-from bids_fmmtc.errors import (
-    EXIT_IO,
-    EXIT_UNKNOWN_LEVEL,
-    EXIT_USAGE,
-    FmmtcError,
-    MissingInputError,
-    UsageError,
-    printable,
-)
+from bids_fmmtc.errors import EXIT_UNKNOWN_LEVEL, EXIT_USAGE, MissingInputError, UsageError, printable
 from bids_fmmtc.group_options import add_group_options, group_settings
+from bids_fmmtc.guard import complain, guarded
 from bids_fmmtc.resources import resource_dirs
 
 if TYPE_CHECKING:
@@ -46,8 +38,8 @@ _EPILOG = """\
 Names with underscores are accepted for those with hyphens: --participant_label, --n_cpus, --mem_gb.
 
 Exit codes: 0 all well; 1 something failed (see the table); 16 not a dataset this program can read; 17 unknown
-level; 18 nothing selected; 64 usage; 65 unusable data, recipe, atlas or bundle; 66 an input is missing; 73 output
-cannot be written; 74 I/O; 75 temporary, try again.
+level; 18 nothing selected; 64 usage; 65 unusable data, recipe, atlas or bundle; 66 an input is missing; 70 a
+fault of the program; 73 output cannot be written; 74 I/O; 75 temporary, try again.
 
 Research software, not a medical device."""
 
@@ -62,6 +54,18 @@ _OFFLINE = {
 }
 # cuBLAS is repeatable only with a workspace of fixed size, which must be set before CUDA starts.
 _REPEATABLE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "MPLBACKEND": "Agg"}
+# Libraries keep caches and settings in the home folder, which may be read-only, somebody else's, or change a figure.
+_CACHES = {
+    "MPLCONFIGDIR": "matplotlib",
+    "TORCH_HOME": "torch",
+    "TORCHINDUCTOR_CACHE_DIR": "inductor",
+    "TRITON_CACHE_DIR": "triton",
+    "CUDA_CACHE_PATH": "cuda",
+    "HF_HOME": "huggingface",
+    "NIPYPE_CONFIG_DIR": "nipype",
+    "XDG_CACHE_HOME": "xdg",
+}
+"""Variable -> folder below the work folder."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -249,6 +253,8 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Settings:
         A value no option accepts, or a label file that is not there.
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    for word in words:
+        _refuse_other_text(word)
     parser = build_parser()
     spelt, given = parser.spelt(words)
     options = parser.parse_args(spelt)
@@ -261,6 +267,7 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Settings:
     threads = options.omp_nthreads or free
     if options.repetition_time is not None and options.timeseries is None:
         raise UsageError("--repetition-time is for --timeseries only; an image has its own.")
+    _refuse_other_text(environ.get("FMMTC_MODEL", ""))
     model = options.model or (Path(environ["FMMTC_MODEL"]) if environ.get("FMMTC_MODEL") else None)
     return Settings(
         bids_dir=_real(options.bids_dir),
@@ -315,9 +322,20 @@ def _refuse_misplaced(level: str, given: Mapping[str, str]) -> None:
             raise UsageError(text, "Leave it out; group takes features as they are.")
 
 
+def _refuse_other_text(word: str) -> None:
+    """Refuse what is not UTF-8: it cannot be written into JSON and tables, where paths go."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        shown = word.encode(errors="backslashreplace").decode()
+        raise UsageError(f"{shown} is not UTF-8 text.", "Rename it, or give a link with a plain name.") from None
+
+
 def _real(path: Path) -> Path:
     # absolute() keeps links as the user spelled them: a DataLad dataset is a forest of them.
-    return Path(os.path.normpath(path.expanduser().absolute()))
+    absolute = os.path.normpath(path.expanduser().absolute())
+    _refuse_other_text(absolute)  # the working directory may be no UTF-8
+    return Path(absolute)
 
 
 def _labels(option: str, words: Sequence[str], prefix: str) -> tuple[str, ...]:
@@ -363,28 +381,39 @@ def _parsed(argv: Sequence[str] | None) -> Settings:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``bids_fmmtc``; returns the exit code."""
+    known: list[Settings] = []
+
+    def logs() -> Path | None:
+        there = bool(known) and not known[0].dry_run and (known[0].output_dir / "logs").is_dir()
+        return known[0].output_dir / "logs" if there else None
+
+    return guarded("bids_fmmtc", lambda: _run(argv, known), logs)
+
+
+def _run(argv: Sequence[str] | None, known: list[Settings]) -> int:
+    settings = _parsed(argv)
+    known.append(settings)
+    entry = LEVELS.get(settings.level)
+    if entry is None:
+        complain("bids_fmmtc", f"unknown analysis level {settings.level!r}; known: {', '.join(LEVELS)}.")
+        return EXIT_UNKNOWN_LEVEL
+    os.environ.update(_OFFLINE | _REPEATABLE | dict.fromkeys(_THREADS, str(settings.omp_nthreads)))
+    from bids_fmmtc.work import work_folder  # noqa: PLC0415
+
+    caches = {name: str(work_folder(settings) / "cache" / place) for name, place in _CACHES.items()}
+    before = {name: os.environ.get(name) for name in caches}
+    os.environ.update(caches)
+    start_log(settings.verbose)
+    module, _, function = entry.partition(":")
     try:
-        settings = _parsed(argv)
-        entry = LEVELS.get(settings.level)
-        if entry is None:
-            _complain(f"unknown analysis level {settings.level!r}; known: {', '.join(LEVELS)}.")
-            return EXIT_UNKNOWN_LEVEL
-        os.environ.update(_OFFLINE | _REPEATABLE | dict.fromkeys(_THREADS, str(settings.omp_nthreads)))
-        start_log(settings.verbose)
-        module, _, function = entry.partition(":")
         return int(getattr(import_module(module), function)(settings))
-    except FmmtcError as error:
-        _complain(str(error))
-        return error.exit_code
-    except KeyboardInterrupt as stop:
-        number = int(stop.args[0]) if stop.args else signal.SIGINT
-        _complain(f"interrupted by {signal.Signals(number).name}. The same command goes on where this one ended.")
-        return 128 + number
-    except BrokenPipeError:
-        return EXIT_IO
-    except OSError as error:
-        _complain(f"{' '.join(str(error).split())}.")
-        return EXIT_IO
+    finally:
+        # A second call in this process (the demo) looks for its own resources where the user keeps them.
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def start_log(verbose: int) -> None:
@@ -407,7 +436,3 @@ class _Plain(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  (logging's own name)
         """Return the message, line by line."""
         return "\n".join(map(printable, super().formatMessage(record).split("\n")))
-
-
-def _complain(text: str) -> None:
-    sys.stderr.write(f"bids_fmmtc: error: {printable(text)}\n")

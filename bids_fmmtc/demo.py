@@ -18,7 +18,8 @@ from pathlib import Path
 
 from bids_fmmtc.cli import main as run_app
 from bids_fmmtc.dataset.store import read_table, write_json
-from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError, OutputError
+from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, OutputError
+from bids_fmmtc.guard import guarded
 from bids_fmmtc.synthetic import ATLAS, BROKEN, Person, cohort, recipe, write_atlas, write_cohort, write_encoder
 
 ANALYSIS = "demo"
@@ -63,11 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="where to put everything; made if absent")
     parser.add_argument("--nprocs", type=int, default=2, help="participants at once; default: 2")
     options = parser.parse_args(argv)
-    try:
-        return run_demo(options.folder.absolute(), options.nprocs)
-    except FmmtcError as error:
-        sys.stderr.write(f"bids_fmmtc-demo: error: {error}\n")
-        return error.exit_code
+    return guarded("bids_fmmtc-demo", lambda: run_demo(options.folder.absolute(), options.nprocs))
 
 
 def run_demo(folder: Path, nprocs: int, size: Size | None = None) -> int:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from bids_fmmtc import __version__, resources
-from bids_fmmtc.errors import EXIT_OK, EXIT_USAGE, FmmtcError, OutputError, UsageError
+from bids_fmmtc.errors import EXIT_OK, EXIT_USAGE, OutputError, UsageError
+from bids_fmmtc.guard import guarded
 from bids_fmmtc.resources.download import LICENCE, fetch_atlas, fetch_brainlm, fetch_transform, say
 from bids_fmmtc.resources.install import PROGRAM, RECORD
 
@@ -143,17 +144,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     int
         Exit code, see `bids_fmmtc.errors`. The path of what was fetched goes to the standard output.
     """
-    options = build_parser().parse_args(argv)
-    try:
-        path = _run(options, os.environ)
-    except FmmtcError as error:
-        sys.stderr.write(f"{PROGRAM}: error: {error}\n")
-        return error.exit_code
-    except KeyboardInterrupt:
-        sys.stderr.write(f"{PROGRAM}: error: interrupted; nothing was changed.\n")
-        return 130
-    sys.stdout.write(f"{path}\n")
-    return EXIT_OK
+
+    def fetch() -> int:
+        path = _run(build_parser().parse_args(argv), os.environ)
+        sys.stdout.write(f"{path}\n")
+        return EXIT_OK
+
+    return guarded(PROGRAM, fetch)
 
 
 if __name__ == "__main__":

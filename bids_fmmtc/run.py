@@ -22,9 +22,10 @@ from bids_fmmtc.dataset.fingerprint import fingerprint
 from bids_fmmtc.dataset.folders import find_derivatives
 from bids_fmmtc.dataset.series import SeriesQuery, read_series_filters, select_series
 from bids_fmmtc.dataset.store import Layout, read_record, remove, write_json
-from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError, MissingInputError, UsageError
+from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError, MissingInputError, UnreadableError, UsageError
 from bids_fmmtc.pages import redraw
 from bids_fmmtc.plan import Imported, Plan, find_imported, left_out, left_out_line, outline, resolve
+from bids_fmmtc.reading import is_there, read_text
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.settings import Settings, Task
 from bids_fmmtc.signals.parcellate import read_header
@@ -233,16 +234,19 @@ def plugin_arguments(settings: Settings) -> dict[str, Any]:
 
         from bids_fmmtc.workflow import check_plugin  # noqa: PLC0415
 
+        file = settings.plugin_file
+        if not is_there(file):
+            raise MissingInputError(f"plugin file {file} does not exist.")
         try:
-            loaded = yaml.safe_load(settings.plugin_file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise MissingInputError(f"plugin file {settings.plugin_file} does not exist.") from None
-        except (OSError, yaml.YAMLError) as error:
-            text = " ".join(str(error).split())
-            raise UsageError(f"plugin file {settings.plugin_file} cannot be read: {text}.") from None
-        if not isinstance(loaded, dict) or "plugin" not in loaded:
-            raise UsageError(f"plugin file {settings.plugin_file} needs a mapping with the key plugin.")
-        check_plugin(str(loaded["plugin"]))
+            loaded = yaml.safe_load(read_text(file))
+        except UnreadableError as error:
+            raise UsageError(f"plugin file {file}: {error}") from None
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            raise UsageError(f"plugin file {file} cannot be read: {' '.join(str(error).split())}.") from None
+        if not isinstance(loaded, dict) or not isinstance(loaded.get("plugin"), str):
+            raise UsageError(f"plugin file {file} needs a mapping with the key plugin, a name.")
+        _check_arguments(file, loaded.get("plugin_args"))
+        check_plugin(loaded["plugin"])
         return {k: v for k, v in loaded.items() if k in ("plugin", "plugin_args")}
     if settings.nprocs == 1:
         return {"plugin": "Linear"}
@@ -250,6 +254,26 @@ def plugin_arguments(settings: Settings) -> dict[str, Any]:
     if settings.memory_gb is not None:
         arguments["memory_gb"] = settings.memory_gb
     return {"plugin": "MultiProc", "plugin_args": arguments}
+
+
+def _check_arguments(file: Path, found: Any) -> None:
+    """Refuse arguments of a plugin that is not a mapping of names, or numbers that are none."""
+    if found is None:
+        return
+    if not isinstance(found, dict) or not all(isinstance(name, str) for name in found):
+        raise UsageError(f"plugin file {file}: plugin_args needs a mapping of names.", "Correct the plugin file.")
+    wanted = {
+        "n_procs": "a whole number above 0",
+        "max_jobs": "a whole number above 0",
+        "memory_gb": "a number above 0",
+    }
+    for name, words in wanted.items():
+        kinds = int | float if name == "memory_gb" else int
+        value = found.get(name, 1)
+        if isinstance(value, bool) or not isinstance(value, kinds) or not 0 < value < 1e6:
+            raise UsageError(
+                f"plugin file {file}: {name} is {value!r}, not {words} above 0.", "Correct the plugin file."
+            )
 
 
 # ------------------------------------------------------------------------------------------------------------- collect
@@ -290,6 +314,7 @@ def run_participant_level(settings: Settings) -> int:
         What stops a run before any recording is read.
     """
     if settings.reports_only:
+        open_work(settings)  # for matplotlib's cache
         return redraw(settings)
     if settings.dry_run:
         return _dry_run(settings)

@@ -110,10 +110,18 @@ def test_plugin_arguments(settings, tmp_path):
     (tmp_path / "p.yml").write_text("plugin: SLURM\nplugin_args: {sbatch_args: --mem=4G}\nmore: 1\n")
     found = plugin_arguments(replace(settings, plugin_file=tmp_path / "p.yml"))
     assert found == {"plugin": "SLURM", "plugin_args": {"sbatch_args": "--mem=4G"}}
-    for text in ("[1, 2", "plugin_args: {}", "plugin: Nonsense"):
-        (tmp_path / "p.yml").write_text(text)
-        with pytest.raises(UsageError):
+    for text in ("[1, 2", "plugin_args: {}", "plugin: Nonsense", "plugin: [Linear]", "plugin: {a: 1}", "plugin:", "3",
+                 "plugin: Linear\nplugin_args: 3", "plugin: Linear\nplugin_args: [1]", "[" * 5000, "a: &a [*a]",
+                 "plugin: MultiProc\nplugin_args: {1: 2}", "plugin: MultiProc\nplugin_args: {n_procs: two}",
+                 "plugin: MultiProc\nplugin_args: {n_procs: 0}", "plugin: MultiProc\nplugin_args: {n_procs: true}",
+                 "plugin: MultiProc\nplugin_args: {memory_gb: .nan}",
+                 "plugin: x\xff", "!!python/object:os.x {}"):  # fmt: skip
+        (tmp_path / "p.yml").write_bytes(text.encode("latin-1"))
+        with pytest.raises(UsageError) as caught:
             plugin_arguments(replace(settings, plugin_file=tmp_path / "p.yml"))
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UsageError, match="is a folder"):
+        plugin_arguments(replace(settings, plugin_file=tmp_path))
 
 
 @pytest.mark.parametrize("where", ["sub-01", "derivatives", "out"])

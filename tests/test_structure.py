@@ -36,6 +36,7 @@ MAY_IMPORT = {
     "session": CORE | {"recording"},
     "pages": {"errors", "reading", "settings", "dataset", "report"},
     "interrupts": set(),
+    "guard": {"errors", "interrupts"},
     "work": {"errors", "settings"},
     "participant_process": {"interrupts", "participant"},
     "participant": CORE | {"recording", "session", "pages"},
@@ -46,10 +47,10 @@ MAY_IMPORT = {
     "group": CORE | {"plan", "recording", "participant", "pages", "run", "work"},
     "group_options": {"errors", "reading", "settings"},
     # By name, after parsing: LEVELS.
-    "cli": FOUNDATION | {"settings", "resources", "group_options", "run", "group"},
-    "fetch": {"errors", "reading", "resources"},
+    "cli": FOUNDATION | {"guard", "work", "settings", "resources", "group_options", "run", "group"},
+    "fetch": {"errors", "reading", "guard", "resources"},
     "synthetic": {"recipe", "dataset", "signals", "modalities"},
-    "demo": {"errors", "dataset", "synthetic", "cli"},
+    "demo": {"errors", "guard", "dataset", "synthetic", "cli"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -207,7 +208,13 @@ def test_modules_have_no_circle_even_in_functions():
 
 def test_the_command_line_imports_levels_only_after_parsing():
     top = {m for m, _ in ours("cli.py", top_only=True)}
-    assert top <= {"bids_fmmtc", "bids_fmmtc.errors", "bids_fmmtc.group_options", "bids_fmmtc.resources"}
+    assert top <= {
+        "bids_fmmtc",
+        "bids_fmmtc.errors",
+        "bids_fmmtc.guard",
+        "bids_fmmtc.group_options",
+        "bids_fmmtc.resources",
+    }
 
 
 def test_resources_is_standard_library_only():

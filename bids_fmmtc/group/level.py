@@ -44,6 +44,7 @@ def run_group_level(settings: Settings) -> int:
         Whatever makes the features or the outcome unusable.
     """
     if settings.reports_only:
+        open_work(settings)  # for matplotlib's cache
         return redraw(settings)
     if settings.dry_run:
         return _dry_run(settings)
@@ -54,6 +55,7 @@ def run_group_level(settings: Settings) -> int:
     refuse_writing_into(others, settings)
     prepare_group(settings.output_dir, recipes[features[0]], name_datasets(features, ()))
     _recover(settings.output_dir / "group")
+    open_work(settings)
     summary = collate(settings.output_dir, dataset_roots(settings.bids_dir), features)
     _tell(summary)
     if settings.group.outcome is None:
