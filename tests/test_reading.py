@@ -30,6 +30,12 @@ def test_plain_files_are_read_with_and_without_a_byte_order_mark(tmp_path):
         assert read_rows(tmp_path / "x.tsv") == [["a", "b"], ["1", "n/a"], ["2", "3"]]
 
 
+def test_lines_are_those_of_the_file(tmp_path):
+    (tmp_path / "x.tsv").write_bytes(b'a\tb\n\n1\t"two\nlines"\n\r\n3\t4')
+    assert read_lines(tmp_path / "x.tsv") == [(1, ["a", "b"]), (4, ["1", "two\nlines"]), (6, ["3", "4"])]
+    assert read_rows(tmp_path / "x.tsv") == [row for _, row in read_lines(tmp_path / "x.tsv")]
+
+
 def test_what_is_no_regular_file_is_refused_without_waiting(tmp_path):
     pipe, sock = tmp_path / "pipe.json", tmp_path / "s.json"
     os.mkfifo(pipe)

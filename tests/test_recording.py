@@ -218,6 +218,60 @@ def test_a_finished_recording_gives_the_same_features_from_its_stored_series(tas
     assert fc.tobytes() == stored.arrays["fc"].tobytes()
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        PLAIN,
+        PLAIN | {"denoising": Denoising(low_pass=0.1)},
+        SCRUBBED | {"denoising": Denoising("scrubbing", least_segment=3, high_pass=0.01, low_pass=0.1)},
+        SCRUBBED | {"target_repetition_time": 3.1, "scaling": "median_iqr", "windows": Windows(30, 20, short_least=20)},
+    ],
+    ids=["dropped", "filtered", "scrubbed", "resampled"],
+)
+def test_frames_that_are_left_out_change_no_derivative(task, tmp_path, change):
+    """Two images that differ only there give the same files, but for what is told of those very frames."""
+    first = replace(task.recordings[0], confounds=restless(tmp_path, synthetic.N_FRAMES))
+    image = nib.load(first.bold)
+    image.header.set_data_dtype(np.float32)  # or what is left out decides how the rest is rounded
+    image.header.set_slope_inter(1, 0)
+    data = np.asanyarray(image.dataobj).astype(np.float32)
+    source = Source(first, Workplace(task).grids, replace(task.recipe, **change))
+    left_out = np.flatnonzero(~source.chosen.keep)
+    data[..., left_out] = np.nan
+    data[::2, ..., left_out[0]] = 1e6
+    data[:, :, :3, left_out[-1]] = -7
+    other = tmp_path / "other" / first.bold.name
+    other.parent.mkdir()
+    nib.Nifti1Image(data, image.affine, image.header).to_filename(other)
+    plain = tmp_path / "plain" / first.bold.name  # as float32, too
+    plain.parent.mkdir()
+    nib.Nifti1Image(np.asanyarray(image.dataobj).astype(np.float32), image.affine, image.header).to_filename(plain)
+    found = []
+    for name, bold in (("a", plain), ("b", other)):
+        here = replace(first, bold=bold)
+        place = Workplace(
+            replace(task, recordings=(here,), recipe=replace(task.recipe, **change), output=tmp_path / name)
+        )
+        assert isinstance(recording.process_recording(here, place), Features)
+        found.append((place, here))
+    files = [{p.name: p for p in place.layout.root.rglob("*") if p.is_file()} for place, _ in found]
+    assert files[0].keys() == files[1].keys()
+    for name in files[0]:
+        if name.endswith((".safetensors", "_timeseries.tsv", "_coverage.tsv", "_relmat.tsv")):
+            assert files[0][name].read_bytes() == files[1][name].read_bytes(), name
+    records, frames, pictures = (
+        [next(path for n, path in listed.items() if n.endswith(end)) for listed in files]
+        for end in ("_features.json", "_qc.tsv", "_carpet.png")
+    )
+    one, two = (json.loads(record.read_text())["Quality"] for record in records)
+    assert one == two
+    used = source.chosen.keep
+    rows = [read_table(path) for path in frames]
+    assert [r for r, u in zip(rows[0], used, strict=True) if u] == [r for r, u in zip(rows[1], used, strict=True) if u]
+    grey = [np.asarray(Image.open(path)) for path in pictures]
+    np.testing.assert_array_equal(grey[0][:, used], grey[1][:, used])
+
+
 def test_only_a_finished_recording_of_this_recipe_is_opened_again(task):
     place = Workplace(task)
     recording.process_recording(task.recordings[0], place)

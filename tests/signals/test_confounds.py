@@ -48,6 +48,36 @@ def test_what_is_no_table(tmp_path, content):
         read_confounds(path, 2)
 
 
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("a\tb\n1\t2\t\n3\t4\t\n", r"line 2 of x_confounds\.tsv holds 3 cells, its header 2\."),
+        ("a\tb\n\n1\t2\n3\n", r"line 4 of x_confounds\.tsv holds 1 cells, its header 2\."),
+        ("a\tb\n1\t2\n3\t4 mm\n", r"line 3 of x_confounds\.tsv: b is '4 mm', not a number\."),
+        ("a\tb\n1\t0,5\n3\t4\n", r"line 2 of x_confounds\.tsv: b is '0,5', not a number\."),
+        ("a,b\n1,2\n3,4\n", r"x_confounds\.tsv is separated by commas, not by tabs\."),
+        ("a\ta\n1\t2\n3\t4\n", r"x_confounds\.tsv has two columns 'a'\."),
+        ("", r"x_confounds\.tsv is empty\."),
+        ("\n\n", r"x_confounds\.tsv is empty\."),
+    ],
+)
+def test_what_is_wrong_is_told_by_line_and_cell(tmp_path, content, told):
+    path = tmp_path / "x_confounds.tsv"
+    path.write_text(content, encoding="utf-8")
+    with pytest.raises(ConfoundsError, match=told) as caught:
+        read_confounds(path, 2)
+    assert "fewer confounds" not in str(caught.value)  # no recipe would help
+
+
+@pytest.mark.parametrize("word", ["n/a", "N/A", "n/a ", " ", "", "NaN", "NA", "#N/A", "NULL", "nan"])
+def test_words_for_a_missing_value(tmp_path, word):
+    path = tmp_path / "x_confounds.tsv"
+    path.write_text(f"\ufefftrans_x\tcsf \n{word}\t1\n2\t{word}\n", encoding="utf-8")
+    confounds = read_confounds(path, 2)
+    assert confounds.names == ("trans_x", "csf")
+    np.testing.assert_array_equal(confounds.values, [[np.nan, 1], [2, np.nan]])
+
+
 def test_an_absent_table(tmp_path):
     with pytest.raises(ConfoundsError, match=r"x\.tsv does not exist"):
         read_confounds(tmp_path / "x.tsv", 2)
