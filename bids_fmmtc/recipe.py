@@ -99,7 +99,8 @@ class Denoising:
 class Windows:
     """Windows of ``length`` frames every ``stride`` frames; what a recording shorter than one window gets.
 
-    ``short="reflect"`` extends a stretch of at least ``short_least`` frames by reflection; ``refuse`` fails.
+    ``short="reflect"`` extends a stretch of at least ``short_least`` frames by reflection; ``refuse`` fails, and minds
+    ``short_least`` no further.
     """
 
     length: int = 200
@@ -164,7 +165,11 @@ class Recipe:
         w, d = self.windows, self.denoising
         for ok, message in (
             (w.length >= 2 and w.stride >= 1, "windows.length must be at least 2 and windows.stride at least 1"),
-            (2 <= w.short_least <= w.length, "windows.short_least must lie between 2 and windows.length"),
+            (w.short_least >= 2, "windows.short_least must be at least 2"),
+            (
+                w.short == "refuse" or w.short_least <= w.length,
+                "windows.short_least must not exceed windows.length where short recordings are reflected",
+            ),
             (0 <= self.least_coverage <= 1, "least_coverage must lie in 0..1"),
             (0 <= self.most_lost <= 1, "most_lost must lie in 0..1"),
             (

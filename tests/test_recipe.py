@@ -270,7 +270,7 @@ def test_a_modality_needs_its_name():
     [
         ({"windows": {"length": 1}}, "windows.length"),
         ({"windows": {"stride": 0}}, "windows.stride"),
-        ({"windows": {"short_least": 201}}, "windows.short_least"),
+        ({"windows": {"short_least": 201, "short": "reflect"}}, "windows.short_least"),
         ({"windows": {"short_least": 1}}, "windows.short_least"),
         ({"least_coverage": 1.01}, "least_coverage"),
         ({"least_coverage": -0.1}, "least_coverage"),
@@ -290,6 +290,14 @@ def test_a_modality_needs_its_name():
 def test_a_value_out_of_range_is_named(data, named):
     with pytest.raises(RecipeError, match=named):
         Recipe.from_json(data)
+
+
+@pytest.mark.parametrize("length", [2, 50, 99])
+def test_a_recipe_that_refuses_short_windows_does_not_mind_short_least(length):
+    recipe = Recipe.from_json({"windows": {"length": length, "stride": length}})
+    assert (recipe.windows.short, recipe.windows.short_least) == ("refuse", 100)
+    with pytest.raises(RecipeError, match=r"windows\.short_least must not exceed"):
+        Recipe.from_json({"windows": {"length": length, "stride": length, "short": "reflect"}})
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 10**400])

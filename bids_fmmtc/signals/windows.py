@@ -11,6 +11,7 @@ from bids_fmmtc.errors import ShortRecordingError
 from bids_fmmtc.recipe import Windows
 from bids_fmmtc.types import Float32, Int32
 
+FEW_FRAMES = 20  # a stretch shorter than this is not worth a window of its own
 ANTI_ALIAS = 0.9  # share of the new Nyquist frequency that is kept when frames become fewer
 
 
@@ -121,9 +122,14 @@ def cut(
 
 def _too_short(n: int, n_frames: int, tr: float, spec: Windows) -> ShortRecordingError:
     least = spec.short_least if spec.short == "reflect" else spec.length
-    hint = "Exclude the recording, or use a recipe with windows.short = reflect or a target_repetition_time."
-    if n < spec.short_least:  # reflection would refuse it too
-        hint = f"Exclude the recording: reflection needs {spec.short_least} frames too."
+    hint = "Exclude the recording."
+    if n >= FEW_FRAMES:
+        needed = ['short = "reflect"'] if spec.short == "refuse" else []
+        needed += [f"short_least of {n} or less"] if n < spec.short_least else []
+        hint = (
+            f"Exclude the recording, or give the whole cohort a recipe with shorter windows (windows.length of {n} or "
+            f"less) or with padding (windows.{' and windows.'.join(needed)})."
+        )
     return ShortRecordingError(
         f"the longest uninterrupted stretch holds {n} frames ({n * tr / 60:.1f} min) of {n_frames}, the recipe needs "
         f"{least}.",

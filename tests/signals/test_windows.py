@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -115,14 +116,31 @@ def test_reflection_is_for_the_short_only():
 
 
 @pytest.mark.parametrize(
-    ("n", "short", "reflects"), [(3, "refuse", False), (99, "reflect", False), (150, "refuse", True)]
+    ("n", "spec", "change"),
+    [
+        (150, Windows(), {"short": "reflect"}),
+        (60, Windows(), {"short": "reflect", "short_least": 60}),
+        (99, Windows(short="reflect"), {"short_least": 99}),
+        (30, Windows(40, 40, short_least=100), {"short": "reflect", "short_least": 30}),  # refuse minds no short_least
+    ],
 )
-def test_the_hint_advises_only_what_would_help(n, short, reflects):
+def test_the_refusal_names_the_ways_out(n, spec, change):
     keep = np.ones(n, bool)
     with pytest.raises(ShortRecordingError) as caught:
-        cut(numbered(keep), keep, 2.0, Windows(short=short), None)
-    assert ("short = reflect" in caught.value.hint) == reflects
-    assert caught.value.hint.startswith("Exclude the recording")
+        cut(numbered(keep), keep, 2.0, spec, None)
+    hint = caught.value.hint
+    assert f"windows.length of {n} or less" in hint
+    assert ('windows.short = "reflect"' in hint) == ("short" in change)
+    assert (f"windows.short_least of {n} or less" in hint) == ("short_least" in change)
+    assert cut(numbered(keep), keep, 2.0, replace(spec, **change), None).padded  # and they lead out
+    assert not cut(numbered(keep), keep, 2.0, replace(spec, length=n, short_least=2), None).padded
+
+
+def test_a_few_frames_have_no_way_out():
+    keep = np.ones(3, bool)
+    with pytest.raises(ShortRecordingError) as caught:
+        cut(numbered(keep), keep, 2.0, Windows(), None)
+    assert caught.value.hint == "Exclude the recording."
 
 
 # onsets
