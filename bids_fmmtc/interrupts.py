@@ -23,8 +23,16 @@ _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 
 
+class Interrupted(KeyboardInterrupt):
+    """A signal ended the run; carries its number.
+
+    A class of its own, since Python remembers a plain `KeyboardInterrupt` that left a string being executed (as the
+    making of a dataclass is), and kills itself with SIGINT at its end whatever the exit code is to be.
+    """
+
+
 class Interrupts:
-    """While a block runs, SIGINT, SIGTERM and SIGHUP raise `KeyboardInterrupt` with the signal's number, once.
+    """While a block runs, SIGINT, SIGTERM and SIGHUP raise `Interrupted`, once.
 
     What was ignored stays ignored (``nohup``). Blocks may lie in each other: the outermost one counts. After a signal
     the process ends within `GRACE_SECONDS`, in order or not.
@@ -65,7 +73,7 @@ class Interrupts:
         if cls.caught is None:
             cls.caught = number
             if not cls._holds:
-                raise KeyboardInterrupt(number)
+                raise Interrupted(number)
 
     @classmethod
     def _watch(cls, source: int) -> None:
@@ -89,11 +97,11 @@ class Interrupts:
 
         Raises
         ------
-        KeyboardInterrupt
+        Interrupted
             With the signal's number.
         """
         if cls.caught is not None:
-            raise KeyboardInterrupt(cls.caught)
+            raise Interrupted(cls.caught)
 
     @classmethod
     @contextmanager
@@ -102,7 +110,7 @@ class Interrupts:
 
         Raises
         ------
-        KeyboardInterrupt
+        Interrupted
             At the end, if a signal was caught.
         """
         cls._holds += 1

@@ -38,7 +38,7 @@ def _forbidding(report):
 
 
 LONGEST = (
-    "test_demo.py", "report/test_in_browser.py", "test_end_to_end.py", "test_group_end_to_end.py",
+    "test_endings.py", "test_demo.py", "report/test_in_browser.py", "test_end_to_end.py", "test_group_end_to_end.py",
     "test_imported_end_to_end.py", "learning/test_acceptance.py", "learning/test_train.py", "learning/test_explain.py",
     "learning/test_intervals.py", "report/test_group_page.py", "report/test_participant_page.py", "test_docs.py",
 )  # fmt: skip
