@@ -27,7 +27,7 @@ from bids_fmmtc.modalities.weights import weights_sha256
 from bids_fmmtc.recipe import AtlasSpec, ModalitySpec, Recipe
 from bids_fmmtc.resources import RESOURCES, find_resource
 from bids_fmmtc.settings import Settings
-from bids_fmmtc.signals.atlas import PUBLISHED_SPACE, plain, read_atlas
+from bids_fmmtc.signals.atlas import PUBLISHED_SPACE, is_image, plain, read_atlas
 from bids_fmmtc.signals.parcels import match_columns, open_atlas, read_series
 from bids_fmmtc.signals.series import IMPORTED_DENOISING
 from bids_fmmtc.signals.spaces import place, usable_spaces
@@ -165,7 +165,8 @@ def _recipe(settings: Settings) -> tuple[Recipe, ModelBundle | None]:
     else:
         folder = Path(settings.atlas)
         # A folder of the default atlas's name that happens to be here was not asked for.
-        name = read_atlas(folder).name if settings.atlas_given and folder.is_dir() else settings.atlas
+        own = settings.atlas_given and (folder.is_dir() or is_image(folder))
+        name = read_atlas(folder).name if own else settings.atlas
         found = [n for n in pretrained() if settings.encoder_weights or _fetched(n, settings)]
         recipe = Recipe(atlas=AtlasSpec(name))
         recipe = replace(recipe, modalities=(*(ModalitySpec(n) for n in found), *recipe.modalities))
@@ -179,9 +180,10 @@ def _recipe(settings: Settings) -> tuple[Recipe, ModelBundle | None]:
 
 def find_atlas(settings: Settings, recipe: Recipe) -> Path:
     """Return the folder of the atlas: the one that was given, else the recipe's by name among the resources."""
-    if settings.atlas_given and Path(settings.atlas).is_dir():
-        return Path(settings.atlas).absolute()
-    if settings.atlas_given and Path(settings.atlas).is_file():
+    given = Path(settings.atlas)
+    if settings.atlas_given and (given.is_dir() or is_image(given)):
+        return given.absolute()
+    if settings.atlas_given and given.is_file():
         raise UsageError(
             f"--atlas {settings.atlas} is a table; images need the folder of an atlas with its label image.",
             "A table alone serves --timeseries.",

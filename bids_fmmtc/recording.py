@@ -19,6 +19,8 @@ from bids_fmmtc import __version__
 from bids_fmmtc.dataset import sidecars
 from bids_fmmtc.dataset.beside import beside_series, is_series
 from bids_fmmtc.dataset.fingerprint import fingerprint
+from bids_fmmtc.dataset.folders import fmriprep_version
+from bids_fmmtc.dataset.records import PREPARED_BY
 from bids_fmmtc.dataset.scans import session_of
 from bids_fmmtc.dataset.sidecars import Context, Links
 from bids_fmmtc.dataset.standing import find_standing, holds_results, made_by, settled
@@ -332,12 +334,19 @@ def _write_recording(
         written = [p for table in tables for p in (table, table.with_suffix(".json"))]
         record |= {
             "Device": place.task.device,
+            **prepared_by(recording),
             "InputFingerprint": dict(marks),
             "Outputs": [layout.relative(p) for p in (*written, arrays)],
         }
         record_file = arrays.with_suffix(".json")
         write_json(record_file, record)
     place.wrote(*written, arrays, record_file)
+
+
+def prepared_by(recording: Recording) -> dict[str, str]:
+    """Return which version of fMRIPrep an image came from, for its record; nothing where nobody tells."""
+    version = "" if is_series(recording) else fmriprep_version(recording.dataset)
+    return {PREPARED_BY: version} if version else {}
 
 
 def _write_carpet(recording: Recording, source: Opened, about: Context, layout: Layout) -> tuple[Path, ...]:

@@ -342,6 +342,7 @@ def import_series(settings: Settings) -> int:
 
 def _process(settings: Settings) -> int:
     """Run all participants; returns how many rows failed."""
+    _refuse_absent_input(settings)
     plan = resolve(settings)
     _check_device(settings)
     plugin = plugin_arguments(settings)
@@ -368,8 +369,17 @@ def _process(settings: Settings) -> int:
     return tell(look_again(reports, layout), layout, {"Command": settings.command, "RecipeDigest": plan.recipe.digest})
 
 
+def _refuse_absent_input(settings: Settings) -> None:
+    """Refuse a dataset that is not there, the argument most often mistyped, before resources are looked for."""
+    if not settings.bids_dir.exists():
+        raise MissingInputError(
+            f"input folder {settings.bids_dir} does not exist.", "Check the path, or the container's mounts."
+        )
+
+
 def _dry_run(settings: Settings) -> int:
     """Print what would run; needs no atlas and no weights, and writes nothing."""
+    _refuse_absent_input(settings)
     recipe, atlas_space = outline(settings)
     imported = find_imported(settings, recipe)
     if imported is None:
@@ -380,7 +390,7 @@ def _dry_run(settings: Settings) -> int:
     without = left_out(settings, recipe)
     if without:
         sys.stdout.write(f"{left_out_line(without)}\n")
-    return EXIT_OK
+    return EXIT_OK if selection.recordings else EXIT_FAILURE
 
 
 def _run(settings: Settings, plan: Plan, tasks: Sequence[Task], plugin: Mapping[str, Any]) -> list[dict[str, Any]]:

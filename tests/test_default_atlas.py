@@ -55,9 +55,13 @@ def test_two_folders_are_enough(run_app, resources, tmp_path):
     ("change", "code", "says"),
     [
         (lambda folder: (folder / ATLAS_TABLE).unlink(), 65, f"holds {ATLAS_IMAGE} but no {ATLAS_TABLE}"),
-        (lambda folder: (folder / ATLAS_IMAGE).write_bytes(b""), 65, f"{ATLAS_IMAGE} cannot be read"),
+        (lambda folder: (folder / ATLAS_IMAGE).write_bytes(b""), 65, f"{ATLAS_IMAGE} is not a readable NIfTI image"),
         (lambda folder: (folder / ATLAS_TABLE).write_text("1\t0\t0\t0\n"), 65, "labels that its table lacks"),
-        (lambda folder: (folder / ATLAS_IMAGE).write_bytes(b"x" * 400), 65, f"{ATLAS_IMAGE} cannot be read"),
+        (
+            lambda folder: (folder / ATLAS_IMAGE).write_bytes(b"x" * 400),
+            65,
+            f"{ATLAS_IMAGE} is not a readable NIfTI image",
+        ),
     ],
     ids=["no table", "a placeholder", "another table", "no image"],
 )

@@ -21,7 +21,8 @@ SUFFIX = "_timeseries.tsv"
 IDENTITY = ("sub", "ses", "task", "acq", "ce", "trc", "rec", "dir", "run", "echo", "part")
 """What tells recordings apart; every other entity of a name is a variant of one recording's series."""
 _ATLAS = ("atlas", "seg", "scale")
-_NAME = re.compile(r"((?:[A-Za-z]+-[A-Za-z0-9+]+_)+)[A-Za-z]+\.[a-z]+", re.ASCII)
+# giga_connectome names its scrubbing presets by their limit in mm, with the decimal point: desc-...Scrubbing.5
+_NAME = re.compile(r"((?:[A-Za-z]+-[A-Za-z0-9+]+(?:\.[0-9]+)?_)+)[A-Za-z]+\.[a-z]+", re.ASCII)
 _TR_SECONDS = (0.05, 30.0)  # no scanner is faster or slower; 2000 is milliseconds
 _SAME = 0.01  # two repetition times that differ by no more than this share are one
 

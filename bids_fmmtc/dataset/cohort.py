@@ -14,7 +14,7 @@ import numpy as np
 
 from bids_fmmtc.dataset.naming import natural, padded_otherwise, some, told_padding
 from bids_fmmtc.dataset.outcomes import OutcomeRow, Outcomes, count_reasons
-from bids_fmmtc.dataset.records import Record, attempts_note, common_recipe, gather, label_of
+from bids_fmmtc.dataset.records import Record, attempts_note, common_recipe, gather, label_of, mixed_versions
 from bids_fmmtc.dataset.response import refuse_degenerate
 from bids_fmmtc.dataset.scans import session_key, session_of
 from bids_fmmtc.dataset.store import read_features
@@ -110,8 +110,9 @@ def load_cohort(
     refuse_degenerate(cohort.y, cohort.subjects, cohort.kind, f"those with features ({outcomes.definition})")
     ordered = sorted(dict.fromkeys(out), key=lambda e: (natural(e.key), e.reason))
     used = {key for key, _ in kept}
-    tried = attempts_note([record for record in records if session_key(record.key) in used])
-    return Loaded(cohort, tuple(ordered), (*notes, *told_padding(pairs), *_mixed_sessions(kept, outcomes), *tried))
+    mine = [record for record in records if session_key(record.key) in used]
+    told = (*notes, *mixed_versions(mine), *told_padding(pairs), *_mixed_sessions(kept, outcomes), *attempts_note(mine))
+    return Loaded(cohort, tuple(ordered), told)
 
 
 # ---------------------------------------------------------------------------------------------------------------- who

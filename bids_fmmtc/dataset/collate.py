@@ -15,7 +15,7 @@ from typing import Any
 from bids_fmmtc.dataset.describe import NOT_A_DEVICE, PAPER
 from bids_fmmtc.dataset.folders import func_files, list_participants
 from bids_fmmtc.dataset.naming import natural, padded_otherwise, some, told_padding
-from bids_fmmtc.dataset.records import Record, attempts_note, gather, label_of
+from bids_fmmtc.dataset.records import Record, attempts_note, gather, label_of, mixed_versions
 from bids_fmmtc.dataset.scans import session_key, session_of
 from bids_fmmtc.dataset.sidecars import PREDICTION_COLUMNS, QUALITY_COLUMNS, SCANS_COLUMNS
 from bids_fmmtc.dataset.standing import attempt_reason
@@ -138,8 +138,7 @@ def collate(layout_root: Path, roots: Sequence[Path], sources: Sequence[Path] = 
     if len(models) > 1:
         each = ", ".join(f"{digest[:12]} ({facts['predictions']})" for digest, facts in sorted(models.items()))
         notes.append(f"predictions of several models lie side by side: {each}; do not compare them with each other.")
-    notes += told_padding(padded_otherwise(missing, present))
-    notes += attempts_note(records)
+    notes += (*mixed_versions(records), *told_padding(padded_otherwise(missing, present)), *attempts_note(records))
     odd = [whom for whom in missing if not _BIDS_ID.fullmatch(whom)]
     if odd:
         notes.append(f"{some(odd)} cannot be BIDS labels; they stand in {PREDICTIONS}.tsv only.")

@@ -29,6 +29,8 @@ from bids_fmmtc.dataset.folders import (
 from bids_fmmtc.dataset.naming import (
     Filters,
     Image,
+    echo_will_do,
+    is_old_name,
     matches,
     natural,
     nothing_usable,
@@ -172,6 +174,13 @@ def _refuse_empty(finder: _Finder, others: set[str]) -> None:
         with contextlib.suppress(InputError):
             finder.look(label)
     absent = finder.absent()
+    if finder.old and not finder.there["task"]:
+        raise SelectionError(
+            f"{' or '.join(map(str, finder.roots))} holds names of fMRIPrep before 1.2, such as {min(finder.old)} "
+            "(preproc without desc-), which are not read.",
+            "Rename the files as fMRIPrep names them since (..._space-S_desc-preproc_bold.nii.gz, "
+            "..._desc-brain_mask.nii.gz, ..._desc-confounds_regressors.tsv), or rerun fMRIPrep.",
+        )
     if absent or not finder.selected:
         missing = "; ".join(f"no {name} {some(labels)}" for name, labels in absent.items())
         raise SelectionError(
@@ -191,6 +200,7 @@ class _Finder:
         self.failures: list[Failure] = []
         self.without: list[Failure] = []
         self.there = _labels([])
+        self.old: list[str] = []
         self.selected = False
         self._sidecars = Sidecars()
 
@@ -210,6 +220,7 @@ class _Finder:
         ]
         self.there = {name: labels | self.there[name] for name, labels in _labels(images).items()}
         self.selected = self.selected or any(map(self.query.selects, images))
+        self.old += [name for listing in listings for names in listing.values() for name in names if is_old_name(name)]
         return images, listings
 
     def add(self, label: str) -> None:
@@ -231,7 +242,8 @@ class _Finder:
 
     def _choose(self, group: list[Image], listings: list[Listing]) -> None:
         query = self.query
-        reasons = {image.path: unusable(image, query.bold_desc, query.spaces) for image in group}
+        one_echo = echo_will_do(group, query.bold_desc)
+        reasons = {image.path: unusable(image, query.bold_desc, query.spaces, one_echo=one_echo) for image in group}
         usable = [image for image in group if reasons[image.path] is None]
         if not usable:
             self.failures.append(

@@ -51,7 +51,8 @@ def find_derivatives(bids_dir: Path, derivatives: Sequence[tuple[str | None, Pat
     MissingInputError
         If a folder that was named does not exist.
     InputError
-        If no fMRIPrep dataset is found, or a folder cannot be read.
+        If no fMRIPrep dataset is found, a folder cannot be read, or several versions of fMRIPrep lie beside each other
+        and nobody said which: participants of one cohort would be prepared in different ways.
     """
     _refuse_no_folder(bids_dir, "Input")
     found = [bids_dir] if _is_fmriprep(bids_dir) else []
@@ -68,10 +69,32 @@ def find_derivatives(bids_dir: Path, derivatives: Sequence[tuple[str | None, Pat
             "Give fMRIPrep's output folder as bids_dir, or name it with --derivatives PATH.",
         )
     roots = tuple(dict.fromkeys(Path(root).absolute() for root in found))
+    _mind_versions(roots, named=bool(derivatives))
     for root in roots:
         if not (root / _DESCRIPTION).exists():
             _log.warning("%s has no %s; taken for fMRIPrep output by its file names.", root, _DESCRIPTION)
     return roots
+
+
+def _mind_versions(roots: Sequence[Path], *, named: bool) -> None:
+    """Refuse several versions of fMRIPrep that were merely found; say so where they were named."""
+    versions = {root: fmriprep_version(root) for root in roots}
+    if len(set(versions.values())) < 2:
+        return
+    told = ", ".join(f"{root.name} ({version or 'version unknown'})" for root, version in versions.items())
+    if named:
+        _log.warning("Several versions of fMRIPrep are used together: %s.", told)
+        return
+    raise InputError(
+        f"{roots[0].parent} holds the output of several versions of fMRIPrep: {told}.",
+        "Name the one to use with --derivatives PATH (or several of them, where they are meant to be mixed).",
+    )
+
+
+def fmriprep_version(root: Path) -> str:
+    """Return the version of fMRIPrep that made a dataset, as its description tells; empty where it does not."""
+    entry = _made_by(root)
+    return str(entry.get("Version") or entry.get("version") or "")
 
 
 def _refuse_no_folder(path: Path, what: str) -> None:
@@ -111,11 +134,16 @@ def _is_fmriprep(folder: Path) -> bool:
 
 
 def _names_fmriprep(folder: Path) -> bool:
+    return str(_made_by(folder).get("Name", "")).lower().startswith("fmriprep")
+
+
+def _made_by(folder: Path) -> Mapping[str, Any]:
+    """Return what a dataset's description says of the program that made it."""
     description = read_json(folder / _DESCRIPTION)
     # The first entry made the dataset; apps that run on fMRIPrep's output list it after themselves.
     made_by = description.get("GeneratedBy") or [description.get("PipelineDescription")]
-    first = made_by[0] if isinstance(made_by, list) else made_by
-    return isinstance(first, dict) and str(first.get("Name", "")).lower().startswith("fmriprep")
+    first = made_by[0] if isinstance(made_by, list) and made_by else made_by
+    return first if isinstance(first, dict) else {}
 
 
 def _holds_preproc(folder: Path) -> bool:

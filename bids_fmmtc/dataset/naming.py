@@ -20,6 +20,9 @@ Filters = Mapping[str, Mapping[str, Any]]
 _QUERIES = ("bold", "t1w", "t2w", "flair", "roi", "sbref", "fmap", "asl", "dwi", "pet")
 # Entities fMRIPrep adds to the names of one recording, or that `Recording` holds in fields of their own.
 _DERIVED = frozenset({"space", "cohort", "res", "den", "hemi", "desc", "echo"})
+# Names before fMRIPrep 1.2: sub-01_task-rest_bold_space-MNI152NLin2009cAsym_preproc.nii.gz.
+_OLD = re.compile(r"sub-[A-Za-z0-9]+_.*_bold_(space-[A-Za-z0-9]+_)?(preproc|brainmask|confounds)\..+")
+_DESC, _DESC_ECHO = frozenset({"desc"}), frozenset({"desc", "echo"})
 _OWN_FIELD = frozenset({"sub", "ses", "task", "run"})
 _PADDED = frozenset({"run", "echo"})
 _PARTS = re.compile(r"(\d+)", re.ASCII)
@@ -33,6 +36,11 @@ def natural(text: str) -> tuple[tuple[int, str, str], ...]:
     return tuple(
         (len(n), n, part) if i % 2 else (-1, "", part) for i, (n, part) in enumerate(zip(whole, parts, strict=True))
     )
+
+
+def is_old_name(name: str) -> bool:
+    """Tell whether a file is named as fMRIPrep before 1.2 named its output, which no reader of today parses."""
+    return _OLD.fullmatch(name) is not None
 
 
 def unpadded(label: str) -> str:
@@ -115,15 +123,26 @@ class Image:
         return "_".join(f"{k}-{v}" for k, v in self.labels.items() if k not in _DERIVED)
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """Spellings of `source`: with its echo, if it is of a single one, and without."""
+        whole = "_".join(f"{k}-{v}" for k, v in self.labels.items() if k not in _DERIVED - {"echo"})
+        return tuple(dict.fromkeys((whole, self.source)))
+
+    @property
     def masks(self) -> tuple[str, ...]:
         """Names its brain mask can have: same entities, space and resolution."""
-        stem = "_".join(f"{k}-{v}" for k, v in self.labels.items() if k != "desc")
-        return tuple(f"{stem}_desc-brain_mask{extension}" for extension in (".nii.gz", ".nii"))
+        stems = ["_".join(f"{k}-{v}" for k, v in self.labels.items() if k not in out) for out in (_DESC, _DESC_ECHO)]
+        names = [f"{stem}_desc-brain_mask{extension}" for stem in stems for extension in (".nii.gz", ".nii")]
+        return tuple(dict.fromkeys(names))
 
     @property
     def confounds(self) -> tuple[str, ...]:
         """Names its confounds table can have; before fMRIPrep 20.2 the suffix was ``regressors``."""
-        return tuple(f"{self.source}_desc-confounds_{suffix}.tsv" for suffix in ("timeseries", "regressors"))
+        return tuple(
+            f"{source}_desc-confounds_{suffix}.tsv"
+            for source in self.sources
+            for suffix in ("timeseries", "regressors")
+        )
 
     def recording(
         self, mask: Path | None = None, confounds: Path | None = None, repetition_time: float | None = None
@@ -146,12 +165,15 @@ class Image:
         )
 
 
-def unusable(image: Image, bold_desc: str, spaces: Sequence[str]) -> str | None:
-    """Say why an image can never be the one of its recording; None when it can."""
+def unusable(image: Image, bold_desc: str, spaces: Sequence[str], *, one_echo: bool = False) -> str | None:
+    """Say why an image can never be the one of its recording; None when it can.
+
+    With ``one_echo`` an image of a single echo will do: the filter asks for it, or it is all there is.
+    """
     desc = image.labels.get("desc")
     if image.is_surface:
         return "surface data; the atlas needs a volume"
-    if image.is_partial:
+    if image.labels.get("part", "mag") != "mag" or (image.is_partial and not one_echo):
         return "a single echo, or not the magnitude; the combined series is wanted"
     if desc != bold_desc:
         found = "no desc-" if desc is None else f"desc-{desc}"
@@ -159,6 +181,18 @@ def unusable(image: Image, bold_desc: str, spaces: Sequence[str]) -> str | None:
     if image.space not in spaces:
         return f"space {image.space} is none of {', '.join(spaces)}"
     return None
+
+
+def echo_will_do(group: Sequence[Image], bold_desc: str) -> bool:
+    """Tell whether a single echo stands for its recording: of images that pass the filter there is one and no other.
+
+    fMRIPrep keeps ``echo-`` in the names of what it made with ``--echo-idx``, or of fewer than three echoes.
+    """
+    whole = [i for i in group if not i.is_surface and i.labels.get("desc") == bold_desc]
+    if any("echo" not in image.labels for image in whole):
+        return False
+    echoes = {_label("echo", image.labels["echo"]) for image in whole}
+    return len(echoes) == 1
 
 
 def preference(image: Image, spaces: Sequence[str]) -> tuple[Any, ...]:
@@ -203,6 +237,13 @@ def nothing_usable(group: Sequence[Image], bold_desc: str, spaces: Sequence[str]
             f"{key} has desc-{bold_desc} in none of {', '.join(spaces)}; "
             f"found space {some(image.space for image in (*elsewhere, *surfaces))}.",
             rerun,
+        )
+    echoes = {image.labels["echo"] for image in group if "echo" in image.labels}
+    if len(echoes) > 1:
+        return SelectionError(
+            f"{key} has images of single echoes only ({some(echoes)}); which one is wanted, or their combination?",
+            'Choose one with --bids-filter-file {"bold": {"echo": "1"}}, or rerun fMRIPrep (three echoes or more are '
+            "combined, without --echo-idx).",
         )
     reasons = sorted({unusable(image, bold_desc, spaces) or "" for image in group})
     return SelectionError(

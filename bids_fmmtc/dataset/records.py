@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from bids_fmmtc.dataset.standing import STALE, attempt_reason, stale_reason
 from bids_fmmtc.dataset.store import read_record
 from bids_fmmtc.errors import InputError, MissingInputError, RecipeError
 from bids_fmmtc.recipe import Recipe, differences
+
+PREPARED_BY = "FMRIPrepVersion"
+"""Key of a record: the version of fMRIPrep that made the image."""
 
 _DESCRIPTION = "dataset_description.json"
 _KEY = re.compile(r"(.+?)_(?:space|atlas|desc)-.*")
@@ -69,6 +72,19 @@ class Record:
     def task(self) -> str | None:
         """Label of the task; None for a record of a whole participant."""
         return label_of(self.key, "task")
+
+
+def mixed_versions(records: Iterable[Record]) -> tuple[str, ...]:
+    """Return the sentence on people prepared by different versions of fMRIPrep; none where there is one version."""
+    people: dict[str, set[str]] = {}
+    for record in records:
+        version = record.content.get(PREPARED_BY)
+        if not record.problem and isinstance(version, str):
+            people.setdefault(version, set()).add(record.participant)
+    if len(people) < 2:
+        return ()
+    told = ", ".join(f"{version} ({len(people[version])} people)" for version in sorted(people, key=natural))
+    return (f"the images come from several versions of fMRIPrep: {told}; what differs between people may be that.",)
 
 
 def label_of(key: str, entity: str) -> str | None:

@@ -184,8 +184,8 @@ def select_series(folder: Path, files: Sequence[SeriesFile], query: SeriesQuery)
     """Turn tables into recordings; every participant has a recording or a failure.
 
     One table is taken for each recording, and all must be of one variant (space, denoising, feature): what a model
-    learns from must have been made alike. A table without ``run-`` beside tables of runs is the runs laid end to end
-    (as xcp_d writes them) and is passed over.
+    learns from must have been made alike. A table without ``run-`` or ``dir-`` beside tables that have it is these laid
+    end to end (as xcp_d writes them) and is passed over.
 
     Raises
     ------
@@ -267,11 +267,18 @@ def _refuse_variants(files: Sequence[SeriesFile], folder: Path, query: SeriesQue
 
 
 def _without_concatenations(files: Sequence[SeriesFile]) -> tuple[list[SeriesFile], tuple[Skipped, ...]]:
-    with_runs = {tuple(p for p in f.identity if p[0] != "run") for f in files if "run" in f.labels}
+    """Pass over tables of several scans laid end to end: xcp_d names them after the scans, without run- and dir-."""
+    parts = {
+        frozenset(p for p in f.identity if p[0] not in dropped): "- and ".join(sorted(dropped)) + "-"
+        for dropped in ({"run", "dir"}, {"dir"}, {"run"})
+        for f in files
+        if all(key in f.labels for key in dropped)
+    }
     kept, skipped = [], []
     for file in files:
-        if "run" not in file.labels and file.identity in with_runs:
-            reason = "no run- beside tables of runs: taken for the runs laid end to end"
+        found = parts.get(frozenset(file.identity))
+        if found is not None:
+            reason = f"no {found} beside tables that have it: taken for these laid end to end"
             skipped.append(Skipped(file.labels["sub"], file.path, reason))
         else:
             kept.append(file)

@@ -50,9 +50,10 @@ def read_atlas(folder: Path, name: str | None = None) -> Atlas:
     Parameters
     ----------
     folder
-        Either holds the published pair ``A424+2mm.nii.gz`` and ``A424_Coordinates.dat``, or is a BIDS atlas folder
-        (or has ``tpl-<space>`` folders): one ``*_dseg.nii[.gz]`` and its ``*_dseg.tsv`` with columns ``index`` and
-        ``name`` (or ``label``), optionally ``x``, ``y``, ``z`` (else parcel centroids) and ``network``.
+        An image ``*_dseg.nii[.gz]`` with its table beside it, or a folder. That either holds the published pair
+        ``A424+2mm.nii.gz`` and ``A424_Coordinates.dat``, or is a BIDS atlas folder or dataset
+        (``tpl-<space>[/cohort-<label>][/anat]`` below it): one ``*_dseg.nii[.gz]`` and its ``*_dseg.tsv`` with columns
+        ``index`` and ``name`` (or ``label``), optionally ``x``, ``y``, ``z`` (else parcel centroids) and ``network``.
     name
         Name to give it; by default the ``atlas-`` or ``seg-`` label of the file, else the folder's name.
 
@@ -61,11 +62,15 @@ def read_atlas(folder: Path, name: str | None = None) -> Atlas:
     MissingInputError, AtlasError
         A file is absent, or image and table contradict each other.
     """
+    if is_image(folder):
+        published = folder.name == PUBLISHED_IMAGE
+        return _read_published(folder.parent, name or "A424") if published else _read_bids(folder, name)
     if not folder.is_dir():
         raise MissingInputError(f"atlas folder {folder} does not exist.", "Give --atlas the folder that holds it.")
     if (folder / PUBLISHED_IMAGE).is_file():
         return _read_published(folder, name or "A424")
-    images = sorted(p for d in (folder, *folder.glob("tpl-*")) for p in d.glob("*_dseg.nii*"))
+    below = ("tpl-*", "tpl-*/anat", "tpl-*/cohort-*", "tpl-*/cohort-*/anat", "anat")
+    images = sorted(p for d in (folder, *(f for g in below for f in folder.glob(g))) for p in d.glob("*_dseg.nii*"))
     if not images:
         raise AtlasError(
             f"atlas folder {folder} holds neither {PUBLISHED_IMAGE} nor a *_dseg.nii.gz.",
@@ -76,9 +81,14 @@ def read_atlas(folder: Path, name: str | None = None) -> Atlas:
     if len(images) > 1:
         raise AtlasError(
             f"atlas folder {folder} holds several images: {', '.join(p.name for p in images)}.",
-            "Give a folder with one of them.",
+            "Give the path of one of them.",
         )
     return _read_bids(images[0], name)
+
+
+def is_image(path: Path) -> bool:
+    """Tell whether a path is an image's own, not a folder's or a table's."""
+    return path.name.endswith((".nii", ".nii.gz")) and path.is_file()
 
 
 def _read_published(folder: Path, name: str) -> Atlas:

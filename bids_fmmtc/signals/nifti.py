@@ -39,7 +39,7 @@ UNREADABLE = (
 )
 """What nibabel raises at headers and data that are not what they say; none of it is a fault of this program."""
 
-FETCH_AGAIN = "Copy or fetch the file again, or re-run fMRIPrep for this recording."
+FETCH_AGAIN = "Copy or fetch the file again, or run again what made it."
 
 
 @dataclass(frozen=True, slots=True)

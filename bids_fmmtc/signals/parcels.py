@@ -6,6 +6,7 @@ Series of xcp_d and giga_connectome have a header of parcel names or label value
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,17 @@ from numpy.typing import NDArray
 
 from bids_fmmtc.errors import AtlasError, DataError
 from bids_fmmtc.reading import is_missing
-from bids_fmmtc.signals.atlas import NAMES, NETWORKS, atlas_digest, entities_of, first_of, plain, read_atlas, table_rows
+from bids_fmmtc.signals.atlas import (
+    NAMES,
+    NETWORKS,
+    atlas_digest,
+    entities_of,
+    first_of,
+    is_image,
+    plain,
+    read_atlas,
+    table_rows,
+)
 from bids_fmmtc.signals.quality import BY_POSITION_DESPITE_NAMES
 from bids_fmmtc.types import Atlas
 
@@ -25,7 +36,12 @@ UNKNOWN_SPACE = "unknown"
 # Columns of confound tables and extra regressors, letters and digits only, lower case: never parcels.
 _NO_PARCELS = frozenset(
     {"globsig", "globalsignal", "csf", "whitematter", "framewisedisplacement", "transx", "stddvars", "frametimesstart"}
+    | {"background", "global", "wm", "gsr"}
 )
+# Columns that count or time the rows, where their values do so too.
+_ROW_NAMES = frozenset({"unnamed0", "index", "time", "times", "volume", "volumes", "frame", "frames", "tr", "onset"})
+# What xcp_d appends to every column where its output layout is multiverse: a hash of settings, perhaps several.
+_HASH = re.compile(r"(?=[^0-9]*[0-9])[0-9A-Za-z]{6,40}(\+[0-9A-Za-z]{6,40})*")
 
 
 # ---------------------------------------------------------------------------------------------------------------- read
@@ -49,8 +65,9 @@ def read_series(path: Path) -> Table:
     """Read a tab-separated table of numbers, with or without a header.
 
     The first line is a header when a cell of it is no number, or when all are whole numbers, none twice, and other
-    lines hold fractions (giga_connectome names parcels by number). An unnamed first column of row numbers, as pandas
-    writes its index, is left out.
+    lines hold fractions (giga_connectome names parcels by number). Columns that count the rows, or tell their times,
+    are left out: without a name as pandas writes its index, ``Unnamed: 0`` as it reads that back, or under a name such
+    as ``index``, ``time`` or ``volume``. A hash that all columns end in is taken off.
 
     Raises
     ------
@@ -64,8 +81,13 @@ def read_series(path: Path) -> Table:
         names, lines = tuple(cell.strip() for cell in first), rest
     values = _values(path, lines, len(first))
     left_out: tuple[str, ...] = ()
-    if names is not None and names[0] == "" and _counts_rows(values[:, 0]):
-        names, values, left_out = names[1:], values[:, 1:], ("(row numbers)",)
+    if names is not None:
+        names = _without_hash(names)
+        rows = [c for c, name in enumerate(names) if _plain(name) in _ROW_NAMES and _numbers_rows(values[:, c])]
+        rows += [0] if names[0] == "" and _counts_rows(values[:, 0]) else []
+        left_out = tuple(names[c] or "(row numbers)" for c in rows)
+        values = np.delete(values, rows, axis=1)
+        names = tuple(name for c, name in enumerate(names) if c not in rows)
     if names is not None and not all(names):
         raise DataError(f"{path.name} has a column without a name.", "Name each column after its parcel.")
     if len(values) < 2 or values.shape[1] == 0:
@@ -128,6 +150,25 @@ def _counts_rows(column: NDArray[np.float64]) -> bool:
     return len(column) > 0 and bool(np.array_equal(column - column[0], np.arange(len(column))) and column[0] in (0, 1))
 
 
+def _numbers_rows(column: NDArray[np.float64]) -> bool:
+    """Tell whether a column rises by the same step in every row, as counts and times do and no signal."""
+    steps = np.diff(column)
+    return len(column) > 1 and bool(np.isfinite(column).all() and steps[0] > 0 and np.allclose(steps, steps[0], 1e-3))
+
+
+def _without_hash(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Return names without the hash that all of them end in: ``LH_Vis_1_a1b2c3d4`` is ``LH_Vis_1``."""
+    ends = {name.rpartition("_")[2] for name in names}
+    if len(ends) != 1 or not all("_" in name for name in names) or _HASH.fullmatch(next(iter(ends))) is None:
+        return names
+    return tuple(name.rpartition("_")[0] for name in names)
+
+
+def _plain(name: str) -> str:
+    """Return a column's name as letters and digits, lower case."""
+    return "".join(c for c in name.casefold() if c.isalnum())
+
+
 # ------------------------------------------------------------------------------------------------------------- parcels
 
 
@@ -149,7 +190,7 @@ def open_atlas(path: Path, name: str | None = None) -> Atlas:
         It cannot be read, or a column is none of a parcel (a global signal, a confound).
     """
     if not path.name.endswith(SERIES_SUFFIX):
-        return _read_parcels(path, name) if path.is_file() else read_atlas(path, name)
+        return _read_parcels(path, name) if path.is_file() and not is_image(path) else read_atlas(path, name)
     table, label = read_series(path), plain(name or "") or "Parcels"
     if table.names is None:
         width = len(str(table.values.shape[1]))
@@ -243,7 +284,7 @@ def parcel_atlas(
 
 
 def _refuse_no_parcels(table: Table) -> None:
-    odd = [n for n in table.names or () if "".join(c for c in n.casefold() if c.isalnum()) in _NO_PARCELS]
+    odd = [n for n in table.names or () if _plain(n) in _NO_PARCELS]
     if odd:
         raise DataError(
             f"{table.path.name} has the column {', '.join(map(repr, odd))}, which is no parcel.",

@@ -261,6 +261,7 @@ class Source(Opened):
             has_mask=self.recording.mask is not None,
             header_tr=self.header.repetition_time,
             repetition_time_of="header" if self.recording.repetition_time is None else "sidecar",
+            single_echo="_echo-" in self.recording.bold.name,
             mask_thresholded=self.mask is not None and self.mask.thresholded,
         )
 

@@ -715,3 +715,28 @@ def test_never_two_images_of_one_recording(tmp_path_factory, files):
 def test_pybids_is_imported_only_when_a_name_is_parsed():
     code = "import sys, bids_fmmtc.dataset.discover; sys.exit('bids' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_single_echo_is_taken_where_there_is_no_other_or_the_filter_names_it(root):
+    put(root, f"sub-01_task-rest_echo-1_{S6}_{BOLD}", f"sub-01_task-rest_echo-1_{S6}_desc-brain_mask.nii.gz")
+    put(root, "sub-01_task-rest_echo-1_desc-confounds_timeseries.tsv")
+    (recording,) = find(root).recordings
+    assert recording.bold.name == f"sub-01_task-rest_echo-1_{S6}_{BOLD}"
+    assert recording.key == "sub-01_task-rest"
+    assert recording.mask
+    assert recording.confounds
+    put(root, f"sub-01_task-rest_echo-2_{S6}_{BOLD}")
+    (failure,) = find(root).failures
+    assert "single echoes only (1, 2)" in failure.message
+    assert "--bids-filter-file" in failure.hint
+    (recording,) = find(root, filters={"bold": {"echo": "2"}}).recordings
+    assert recording.bold.name.startswith("sub-01_task-rest_echo-2_")
+    put(root, f"sub-01_task-rest_{S6}_{BOLD}")
+    (recording,) = find(root).recordings
+    assert "echo" not in recording.bold.name
+
+
+def test_names_before_fmriprep_1_2_are_named(root):
+    put(root, "sub-01_task-rest_bold_space-MNI152NLin2009cAsym_preproc.nii.gz", "sub-01_task-rest_bold_confounds.tsv")
+    with pytest.raises(SelectionError, match=r"fMRIPrep before 1\.2, such as sub-01_task-rest_bold_confounds\.tsv"):
+        find(root)

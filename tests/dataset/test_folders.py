@@ -195,3 +195,25 @@ def test_five_hundred_descriptions_at_random(tmp_path):
             said = str(error)
         assert "\n" not in said
     assert 50 < found < 500
+
+
+def version(root, number, name="fMRIPrep"):
+    return describe(root, DatasetType="derivative", GeneratedBy=[{"Name": name, "Version": number}])
+
+
+def test_several_versions_are_asked_about_and_named_ones_are_told(raw, caplog):
+    first = version(raw / "derivatives" / "fmriprep-20.2.7", "20.2.7")
+    second = version(raw / "derivatives" / "fMRIPrep-25.2.3-a1b2c3d4", "25.2.3")
+    with pytest.raises(InputError, match=r"several versions of fMRIPrep: .*25\.2\.3.*20\.2\.7.* --derivatives"):
+        find_derivatives(raw)
+    with caplog.at_level(logging.WARNING):
+        assert find_derivatives(raw, [(None, second)]) == (second,)
+        assert not caplog.text
+        assert find_derivatives(raw, [(None, first), (None, second)]) == (first, second)
+    assert "20.2.7" in caplog.text
+    assert "25.2.3" in caplog.text
+
+
+def test_several_folders_of_one_version_are_taken_together(raw):
+    roots = [version(raw / "derivatives" / f"fmriprep-ses{i}", "25.2.3") for i in (1, 2)]
+    assert find_derivatives(raw) == tuple(roots)

@@ -1,12 +1,13 @@
 """The records of an output dataset, and whether several datasets were made by one recipe."""
 
 import json
+from pathlib import Path
 
 import pytest
 from outputs import RECIPE, Output, other_recipe
 
 from bids_fmmtc.dataset.describe import IMPORTED_KEY
-from bids_fmmtc.dataset.records import common_recipe, gather, label_of
+from bids_fmmtc.dataset.records import PREPARED_BY, Record, common_recipe, gather, label_of, mixed_versions
 from bids_fmmtc.dataset.store import write_json
 from bids_fmmtc.errors import InputError, MissingInputError, RecipeError
 from bids_fmmtc.recipe import Denoising, SpaceSpec
@@ -108,3 +109,14 @@ def test_folders_that_are_not_ours(tmp_path, out):
     write_json(path, data)
     with pytest.raises(RecipeError):
         common_recipe([out.root])
+
+
+def test_several_versions_of_fmriprep_in_one_cohort_are_told():
+    def record(label, version, problem=""):
+        content = {} if version is None else {PREPARED_BY: version}
+        return Record(f"sub-{label}_task-rest", Path("/o"), Path("/o/x"), content, problem)
+
+    assert mixed_versions([record("01", "25.2.3"), record("02", "25.2.3"), record("03", None)]) == ()
+    assert mixed_versions([record("01", "25.2.3"), record("02", "20.2.7", problem="failed")]) == ()
+    (said,) = mixed_versions([record("01", "25.2.3"), record("02", "20.2.7"), record("03", "20.2.7")])
+    assert "20.2.7 (2 people), 25.2.3 (1 people)" in said

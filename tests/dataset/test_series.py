@@ -249,3 +249,26 @@ def test_filters_may_name_any_entity(tmp_path):
     path.write_text('{"bald": {}}')
     with pytest.raises(UsageError, match="unknown query bald"):
         read_series_filters(path)
+
+
+@pytest.mark.parametrize("runs", [("run-01", "run-02"), ("dir-AP", "dir-PA"), ("dir-AP_run-01", "dir-PA_run-01")])
+def test_what_is_laid_end_to_end_is_passed_over(tmp_path, runs):
+    """xcp_d drops run- and dir- from the name of a concatenation; its frames would count twice."""
+    for part in (*runs, ""):
+        name = "_".join(p for p in ("sub-01_task-rest", part, "seg-A_timeseries.tsv") if p)
+        path = tmp_path / "sub-01" / "func" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("a\tb\n1\t2\n2\t1\n")
+    files = find_series(tmp_path)
+    found = select_series(tmp_path, files, SeriesQuery(atlas="A", repetition_time=2.0))
+    assert len(found.recordings) == len(runs)
+    (skipped,) = found.skipped
+    assert "laid end to end" in skipped.reason
+    assert skipped.path.name == "sub-01_task-rest_seg-A_timeseries.tsv"
+
+
+def test_giga_connectome_s_scrubbing_presets_are_found(tmp_path):
+    name = "sub-01_task-rest_atlas-G_desc-10ParcelsScrubbing.5_timeseries.tsv"
+    (tmp_path / name).write_text("a\tb\n1\t2\n2\t1\n")
+    (file,) = find_series(tmp_path)
+    assert file.labels["desc"] == "10ParcelsScrubbing.5"

@@ -424,3 +424,19 @@ def test_a_parcel_name_that_is_none_is_refused(name):
     with pytest.raises(AtlasError, match="parcel name"):
         refuse_names(["V1", name], "atlas.tsv")
     refuse_names(["V1", "7Networks_LH-Vis(1)", "-1", "+", "Größe"], "atlas.tsv")
+
+
+@pytest.mark.parametrize("below", ["tpl-MNI152NLin6Asym/anat", "tpl-MNI152NLin6Asym/cohort-1", "anat"])
+def test_a_dataset_of_atlases_and_an_image_by_its_path_are_read(folder, tmp_path, below):
+    made = folder(blocks())
+    expected = read_atlas(made)
+    inside = tmp_path / "dataset" / below
+    inside.mkdir(parents=True)
+    for path in made.iterdir():
+        path.rename(inside / path.name)
+    assert read_atlas(tmp_path / "dataset").sha256 == expected.sha256
+    (image,) = inside.glob("*_dseg.nii*")
+    assert read_atlas(image).sha256 == expected.sha256
+    other = image.with_name(image.name.replace("res-02", "res-01"))
+    other.write_bytes(image.read_bytes())
+    assert read_atlas(image).sha256 == expected.sha256

@@ -267,3 +267,47 @@ def test_names_go_before_label_values():
     found = match_columns(table("5", "9", "7"), atlas)
     assert found.places.tolist() == [0, 1, 2]
     assert found.matched == "name"
+
+
+ROWS = np.random.default_rng(5).standard_normal((6, 2))
+
+
+def written(path, names, values):
+    lines = ["\t".join(names), *("\t".join(f"{v:.6f}" for v in row) for row in values)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.mark.parametrize("name", ["Unnamed: 0", "index", "Index", "time", "volume", "frame", "TR"])
+@pytest.mark.parametrize("step", [1.0, 0.72])
+@pytest.mark.parametrize("at", [0, 1])
+def test_a_column_that_counts_or_times_the_rows_is_left_out(tmp_path, name, step, at):
+    counts = 3 + step * np.arange(6)
+    names, values = ["a", "b"], np.insert(ROWS, at, counts, axis=1)
+    names.insert(at, name)
+    table = read_series(written(tmp_path / "x_timeseries.tsv", names, values))
+    assert table.names == ("a", "b")
+    assert np.allclose(table.values, ROWS, atol=1e-6)
+    assert table.left_out == (name,)
+
+
+def test_a_parcel_of_such_a_name_that_does_not_count_stays(tmp_path):
+    table = read_series(written(tmp_path / "x_timeseries.tsv", ["time", "b"], ROWS))
+    assert table.names == ("time", "b")
+
+
+@pytest.mark.parametrize("end", ["a1b2c3d4", "9f8e7d6c5b4a+0a1b2c3d"])
+def test_a_hash_that_all_columns_end_in_is_taken_off(tmp_path, end):
+    names = [f"LH_Vis_1_{end}", f"LH_Vis_2_{end}"]
+    assert read_series(written(tmp_path / "x_timeseries.tsv", names, ROWS)).names == ("LH_Vis_1", "LH_Vis_2")
+
+
+@pytest.mark.parametrize("names", [("A_1", "B_1"), ("LH_a1b2c3d4", "LH_a1b2c3d5"), ("x_motor", "y_motor")])
+def test_what_is_no_hash_stays(tmp_path, names):
+    assert read_series(written(tmp_path / "x_timeseries.tsv", names, ROWS)).names == names
+
+
+@pytest.mark.parametrize("name", ["Background", "global", "WM", "global_signal"])
+def test_background_and_global_columns_are_no_parcels(tmp_path, name):
+    with pytest.raises(DataError, match="is no parcel"):
+        open_atlas(written(tmp_path / "sub-1_timeseries.tsv", ["a", name], ROWS))
