@@ -130,7 +130,7 @@ def _refuse_impossible(found: Nifti, what: str, error: type[DataError]) -> None:
     if found.offset < 0 or min(found.shape, default=0) < 1 or needed > size * (DEFLATE_MOST if packed else 1):
         grid = " x ".join(map(str, found.shape))
         raise error(
-            f"{what} {found.path.name} is too small for what its header says: {grid} voxels of {found.dtype} from byte "
+            f"{what} {found.path.name} is truncated, or its header is wrong: {grid} voxels of {found.dtype} from byte "
             f"{found.offset} need {needed:,} bytes, the file has {size:,}{' compressed' * packed}.",
             FETCH_AGAIN,
         )

@@ -66,7 +66,7 @@ def test_a_grid_that_cannot_be_in_the_file_is_refused_unread(tmp_path, n):
     for suffix in (".nii", ".nii.gz"):
         path = patched(image(tmp_path / f"b{suffix}"), DIMS, "<8h", 4, n, n, n, n, 1, 1, 1)
         said = refusal(path)
-        assert "too small for what its header says" in said
+        assert "is truncated, or its header is wrong" in said
         assert f"{n} x {n} x {n} x {n}" in said
         assert "nprocs" not in said
 
