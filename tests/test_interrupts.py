@@ -35,13 +35,13 @@ def test_a_signal_is_an_interrupt_that_carries_its_number(number):
     assert (process.returncode, stderr) == (number, "")
 
 
-def test_the_exit_code_holds_although_a_string_was_being_executed():
-    """As when a dataclass is made: Python would end itself with SIGINT, whatever the code."""
-    body = "try:\n with Interrupts():\n  exec('print(1, flush=True); time.sleep(60)')\n"
-    process = program(body + "except KeyboardInterrupt: Interrupts.told = True; sys.exit(7)")
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=patience(30))
-    assert process.returncode == 7
+def test_the_exit_code_of_a_module_holds_although_a_string_was_being_executed(tmp_path):
+    """As when a dataclass is made: Python, run with -m, would end itself with SIGINT, whatever the code."""
+    body = "try:\n with Interrupts():\n  exec('os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)')\n"
+    body += "except KeyboardInterrupt: Interrupts.told = True; sys.exit(7)"
+    (tmp_path / "module.py").write_text(HEAD + body)
+    done = subprocess.run([sys.executable, "-m", "module"], cwd=tmp_path, timeout=patience(60), check=False)
+    assert done.returncode == 7
 
 
 @pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
