@@ -24,7 +24,7 @@ from bids_fmmtc.errors import (
 )
 from bids_fmmtc.modalities import check_spec, pretrained
 from bids_fmmtc.modalities.weights import weights_sha256
-from bids_fmmtc.recipe import AtlasSpec, ModalitySpec, Recipe
+from bids_fmmtc.recipe import AtlasSpec, Connectivity, ModalitySpec, Recipe
 from bids_fmmtc.resources import RESOURCES, find_resource
 from bids_fmmtc.settings import Settings
 from bids_fmmtc.signals.atlas import PUBLISHED_SPACE, is_image, plain, read_atlas
@@ -168,7 +168,7 @@ def _recipe(settings: Settings) -> tuple[Recipe, ModelBundle | None]:
         own = settings.atlas_given and (folder.is_dir() or is_image(folder))
         name = read_atlas(folder).name if own else settings.atlas
         found = [n for n in pretrained() if settings.encoder_weights or _fetched(n, settings)]
-        recipe = Recipe(atlas=AtlasSpec(name))
+        recipe = Recipe(atlas=AtlasSpec(name), connectivity=Connectivity(frames="all"))
         recipe = replace(recipe, modalities=(*(ModalitySpec(n) for n in found), *recipe.modalities))
     if settings.on_space_mismatch is not None:
         rule: Any = settings.on_space_mismatch

@@ -111,10 +111,25 @@ class Windows:
 
 @dataclass(frozen=True, slots=True)
 class Connectivity:
-    """Kind of connectivity. ``fisher_z`` (arctanh, diagonal 0) applies to correlations only."""
+    """Kind of connectivity, and of which frames.
+
+    Parameters
+    ----------
+    kind
+        See `modalities.connectivity`.
+    fisher_z
+        Arctanh, diagonal 0; applies to correlations only.
+    frames
+        ``all``: a session's connectivity is that of every frame that is left, though windows keep their differences
+        from each other. ``windows``: the mean over windows, as published; frames that fill no window do not count.
+        Stored recipes without it mean ``windows``, which is therefore never written, so that digests made before
+        there was a choice are what they were. Runs without a recipe, and files of one that do not spell out
+        connectivity, take ``all`` (`Recipe.read`).
+    """
 
     kind: ConnectivityKind = "pearson"
     fisher_z: bool = True
+    frames: Literal["all", "windows"] = "windows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,10 +223,12 @@ class Recipe:
         return part is not None and part.digest == other.digest != self.digest
 
     def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready mapping with every field spelled out; `from_json` is its inverse."""
+        """Return a JSON-ready mapping with every field spelled out (but see `Connectivity`); `from_json` inverts it."""
         data = _plain(self)
         if not isinstance(data, dict):
             raise TypeError("a recipe is a mapping")
+        if self.connectivity.frames == "windows":
+            del data["connectivity"]["frames"]
         return data
 
     @classmethod
@@ -228,19 +245,26 @@ class Recipe:
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
-        """Read a recipe from a JSON file."""
+        """Read a recipe from a JSON file, in which a stored one may stand, or the few fields that somebody chose.
+
+        Who chose connectivity's kind or nothing of it gets the default of today, ``frames: all``; where ``kind`` and
+        ``fisher_z`` are spelled out and no ``frames``, as in stored recipes, it is ``windows``.
+        """
         if not path.exists():
             raise MissingInputError(f"recipe {path} does not exist.")
         try:
             data = read_json(path)
         except UnreadableError as error:
             raise RecipeError(f"recipe {error.message}", error.hint) from None
+        own = data.get("connectivity", {}) if isinstance(data, Mapping) else None
+        if isinstance(own, Mapping) and "frames" not in own and not {"kind", "fisher_z"} <= own.keys():
+            data = {**data, "connectivity": {**own, "frames": "all"}}
         return cls.from_json(data, str(path))
 
 
 def differences(one: Recipe, other: Recipe) -> list[str]:
     """Name the fields in which two recipes differ, as ``field: value of one, value of other``."""
-    return _differences(one.to_json(), other.to_json(), "")
+    return _differences(_plain(one), _plain(other), "")
 
 
 def _differences(a: Any, b: Any, where: str) -> list[str]:

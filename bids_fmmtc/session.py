@@ -173,6 +173,7 @@ def _model_facts(place: Workplace) -> dict[str, Any]:
         "Conformal": dict(bundle.conformal) if bundle.conformal else "n/a",
         "OutOfFold": bundle.card.get("out_of_fold", "n/a"),
         "WindowRule": f"{rule.length} frames every {rule.stride}, pooled over runs: mean of logits, then calibrated",
+        "ConnectivityFrames": task.recipe.connectivity.frames,
         "EnsembleSize": 1,
         "Seed": task.seed,
         "Device": task.device,

@@ -209,7 +209,8 @@ class Windowed(Protocol):
     """What a series modality reads of an opened recording.
 
     ``frames`` (F, R) float32 are the cleaned frames with lost parcels set to 0, ``scaled`` (F, R) the same as the
-    recipe scales them for an encoder, ``lost`` (R,) marks lost parcels, ``xyz`` (R, 3) are parcel centres in MNI
+    recipe scales them for an encoder, ``left`` (L, R) every frame that dropping and censoring leave, whether a window
+    reaches it or not and never padded, ``lost`` (R,) marks lost parcels, ``xyz`` (R, 3) are parcel centres in MNI
     millimetres.
     """
 
@@ -217,6 +218,8 @@ class Windowed(Protocol):
     def frames(self) -> Float32: ...  # noqa: D102
     @property
     def scaled(self) -> Float32: ...  # noqa: D102
+    @property
+    def left(self) -> Float32: ...  # noqa: D102
     @property
     def lost(self) -> NDArray[np.bool_]: ...  # noqa: D102
     @property

@@ -62,6 +62,7 @@ def test_without_anything_it_is_connectivity_alone(given_atlas, demo_atlas):
     found = read_atlas(demo_atlas)
     assert plan.recipe.atlas == AtlasSpec("Demo", found.sha256, 48)
     assert [m.name for m in plan.recipe.modalities] == ["fc"]
+    assert plan.recipe.connectivity.frames == "all"
     assert (plan.bundle, plan.weights, plan.transform) == (None, {}, None)
     assert plan.atlas_folder == demo_atlas
     assert Recipe.from_json(plan.recipe.to_json()).digest == plan.recipe.digest

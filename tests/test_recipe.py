@@ -114,6 +114,7 @@ def test_every_field_of_the_types_is_a_leaf_of_the_json():
             yield from fields(inner) if dataclasses.is_dataclass(inner) else [field.name]
 
     names = {name for where in LEAVES for name in where if isinstance(name, str)}
+    names.add("frames")  # written only where it is not what stored recipes mean
     assert set(fields(FULL)) | {f.name for f in dataclasses.fields(ModalitySpec)} <= names
 
 
@@ -141,6 +142,40 @@ def test_digest_does_not_depend_on_the_order_of_keys():
 def test_digest_is_pinned():
     """Stored features and bundles name recipes by digest: a new field or default must not pass unnoticed."""
     assert FULL.digest == FULL_DIGEST
+
+
+def test_frames_of_connectivity_leave_stored_recipes_what_they_were():
+    """JSON without the field means windows, and its digest is what it was; ``all`` is another recipe, and named."""
+    stored = FULL.to_json()
+    assert "frames" not in stored["connectivity"]
+    assert Recipe.from_json(stored).connectivity.frames == "windows"
+    assert Recipe.from_json(put(stored, ("connectivity", "frames"), "windows")).digest == FULL_DIGEST
+    chosen = Recipe.from_json(put(stored, ("connectivity", "frames"), "all"))
+    assert chosen.digest != FULL_DIGEST
+    assert chosen.to_json()["connectivity"]["frames"] == "all"
+    assert Recipe.from_json(chosen.to_json()) == chosen
+    assert differences(FULL, chosen) == ['connectivity.frames: "windows" there, "all" here']
+    with pytest.raises(RecipeError, match=r"connectivity\.frames"):
+        Recipe.from_json(put(stored, ("connectivity", "frames"), "some"))
+
+
+@pytest.mark.parametrize(
+    ("written", "frames"),
+    [
+        ({}, "all"),
+        ({"windows": {"stride": 100}}, "all"),
+        ({"connectivity": {"kind": "partial"}}, "all"),
+        ({"connectivity": {"kind": "gram", "frames": "windows"}}, "windows"),
+        ({"connectivity": {"kind": "pearson", "fisher_z": True}}, "windows"),  # spelled out, as stored recipes are
+        ({"connectivity": {"kind": "pearson", "fisher_z": True, "frames": "all"}}, "all"),
+    ],
+)
+def test_a_file_that_leaves_frames_open_takes_all(tmp_path, written, frames):
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(written))
+    assert Recipe.read(path).connectivity.frames == frames
+    path.write_text(json.dumps(Recipe.read(path).to_json()))
+    assert Recipe.read(path).connectivity.frames == frames
 
 
 def test_order_of_modalities_matters():

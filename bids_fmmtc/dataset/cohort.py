@@ -19,6 +19,7 @@ from bids_fmmtc.dataset.response import refuse_degenerate
 from bids_fmmtc.dataset.scans import session_key, session_of
 from bids_fmmtc.dataset.store import read_features
 from bids_fmmtc.errors import DataError, MissingInputError, SelectionError
+from bids_fmmtc.pooling import pooled
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.types import Cohort, Features, Float32
 
@@ -301,8 +302,7 @@ def _pool(
     if not read or problem:
         return ()
     for name, column in arrays.items():
-        parts = [run.arrays[name] for run in read]
-        column.append(parts[0] if len(parts) == 1 else np.concatenate(parts))
+        column.append(pooled(name, read, recipes[runs[0].root]))
     return tuple(run.quality for run in read)
 
 

@@ -310,6 +310,7 @@ def features_record(
         "WindowOnsetsUnits": "s from the start of the recording: onset of the first frame, end of the last one",
         "Resampled": q["window_repetition_time"] != q["repetition_time"],
         "EncoderScaling": about.recipe.scaling,
+        "ConnectivityFrames": about.recipe.connectivity.frames,
         "Quality": dict(about.quality),
     }
 

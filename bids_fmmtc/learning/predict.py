@@ -21,8 +21,9 @@ from bids_fmmtc.learning.head import build_head
 from bids_fmmtc.learning.novelty import Novelty, embedding, from_arrays
 from bids_fmmtc.modalities.connectivity import TangentReference
 from bids_fmmtc.modalities.numerics import strict
+from bids_fmmtc.pooling import pooled as windows_of
 from bids_fmmtc.recipe import Recipe, differences
-from bids_fmmtc.types import Features, Prediction
+from bids_fmmtc.types import Features, Float32, Prediction
 
 
 class Predictor:
@@ -85,10 +86,10 @@ class Predictor:
         differs = _space_differs(bundle.recipe, used)
         for run in features:
             self._check(run, used.digest)
-        logits = np.concatenate([self._logits(run) for run in features])
+        logits = self._logits({name: windows_of(name, features, used) for name in bundle.shapes})
         per_window = calibrated(logits, bundle.calibration)
         probability = float(calibrated(pooled(logits), bundle.calibration)[0])
-        distances = self.distances(features)
+        distances = self.distances(features, used)
         found = sorted(self._reference_flags(features, distances))
         added = (("recipe_differs", differs), ("demo_model", bundle.demo))
         conformal = bundle.conformal
@@ -106,14 +107,15 @@ class Predictor:
             reference=self._position(features, distances),
         )
 
-    def distances(self, features: Sequence[Features]) -> dict[str, float]:
+    def distances(self, features: Sequence[Features], recipe: Recipe | None = None) -> dict[str, float]:
         """Return how far a session's embeddings lie from those of training: reference entry -> distance.
 
         Beyond its limit in the reference (1, as bundles are saved) one lies outside. The embedding is the mean over
-        all windows of all runs of a modality, as extracted: matrices are not projected to tangent space.
+        all windows of all runs of a modality, as pooled: matrices are not projected to tangent space.
         """
+        used = self.bundle.recipe if recipe is None else recipe
         return {
-            f"{EMBEDDING}{name}": novelty.distance(embedding(np.concatenate([run.arrays[name] for run in features])))
+            f"{EMBEDDING}{name}": novelty.distance(embedding(windows_of(name, features, used)))
             for name, novelty in self._novelty.items()
         }
 
@@ -143,15 +145,15 @@ class Predictor:
             if found != shape:
                 raise BundleError(f"features of {run.key}: {name} is of shape {found}, the bundle expects {shape}.")
 
-    def _logits(self, run: Features) -> NDArray[np.float32]:
-        """Return logits (W, 2) of one run.
+    def _logits(self, windows: Mapping[str, Float32]) -> NDArray[np.float32]:
+        """Return logits (W, 2) of a session.
 
         Every window is copied into memory that torch aligns, as the rounding of some kernels depends on alignment.
         """
         rows = []
         with torch.inference_mode(), strict():
-            for i in range(len(run.windows)):
-                arrays = {name: run.arrays[name][i : i + 1] for name in self.bundle.shapes}
+            for i in range(len(next(iter(windows.values())))):
+                arrays = {name: column[i : i + 1] for name, column in windows.items()}
                 if self._tangent is not None:
                     arrays[TANGENT_MODALITY] = self._tangent.project(arrays[TANGENT_MODALITY])
                 batch = {n: torch.tensor(a, dtype=torch.float32).to(self.device) for n, a in arrays.items()}

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bids_fmmtc.errors import DataError, RecipeError
+from bids_fmmtc.pooling import about_all
 from bids_fmmtc.recipe import Connectivity, ConnectivityKind, ModalitySpec, Recipe
 from bids_fmmtc.types import Float32, Int32, Windowed
 
@@ -300,7 +301,16 @@ class ConnectivityModality:
         return cls(recipe.connectivity)
 
     def compute(self, source: Windowed, windows: Int32) -> Float32:
-        """Return (W, R, R) float32 of the cleaned, unscaled frames."""
-        kind, fisher_z = self.choice.kind, self.choice.fisher_z
+        """Return (W, R, R) float32 of the cleaned, unscaled frames; see `about_all` for the choice ``frames: all``."""
         frames, lost = source.frames, source.lost
-        return np.stack([connectivity(frames[a:b], kind, fisher_z=fisher_z, lost=lost) for a, b in windows])
+        of_windows = np.stack([self._of(frames[a:b], lost) for a, b in windows])
+        if self.choice.frames == "windows":
+            return of_windows
+        left = source.left
+        whole = self._of(left, lost).astype(np.float64)
+        if self.choice.kind == "gram":  # a sum over frames
+            whole *= (windows[0, 1] - windows[0, 0]) / len(left)
+        return about_all(of_windows, whole, self.choice.kind)
+
+    def _of(self, frames: Float32, lost: Bool) -> Float32:
+        return connectivity(frames, self.choice.kind, fisher_z=self.choice.fisher_z, lost=lost)

@@ -97,7 +97,9 @@ def _windows(recipe: Mapping[str, Any], cited: list[str]) -> Iterator[str]:
         if kind == "tangent":
             cited.append("tangent")
         fisher = ", Fisher-transformed" if recipe.get("connectivity", {}).get("fisher_z") else ""
-        yield f"Its functional connectivity is the {_CONNECTIVITY.get(kind, kind)} between parcels{fisher}."
+        whose = "A session's" if recipe.get("connectivity", {}).get("frames") == "all" else "Its"
+        of = ", over all frames left" if whose != "Its" else ""
+        yield f"{whose} functional connectivity is the {_CONNECTIVITY.get(kind, kind)} between parcels{fisher}{of}."
 
 
 def _prediction(facts: ParticipantFacts, cited: list[str]) -> Iterator[str]:

@@ -25,7 +25,7 @@ from bids_fmmtc.signals.parcellate import Header, Parcellated, Sample, parcellat
 from bids_fmmtc.signals.quality import frame_table, measure
 from bids_fmmtc.signals.regressors import Chosen, choose
 from bids_fmmtc.signals.spaces import Placement, place
-from bids_fmmtc.signals.windows import Frames, cut, scale
+from bids_fmmtc.signals.windows import Frames, cut, gather, scale
 from bids_fmmtc.types import Atlas, Float32, Int32, Recording, RoiSeries
 
 SAME_GRID_MM = 0.05  # fMRIPrep rounds affines of one grid to float32 here and there
@@ -117,6 +117,16 @@ class Opened(ABC):
     def frames(self) -> Float32:
         """(F, R) cleaned frames, lost parcels 0."""
         return np.where(self.lost, np.float32(0), self.cut.values)
+
+    @property
+    def left(self) -> Float32:
+        """(L, R) every cleaned frame that is left, lost parcels 0."""
+        if not self.cut.padded:
+            return self.frames
+        parts = gather(
+            self.cleaned.values, self.cleaned.keep, self.repetition_time, self.recipe.target_repetition_time
+        )[1]
+        return np.where(self.lost, np.float32(0), np.concatenate(parts))
 
     @cached_property
     def scaled(self) -> Float32:

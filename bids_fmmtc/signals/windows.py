@@ -96,15 +96,7 @@ def cut(
     ShortRecordingError
         No stretch fills a window and the recipe does not allow padding.
     """
-    found = stretches(keep)
-    tr = repetition_time
-    if target is not None and not np.isclose(target, repetition_time, rtol=1e-3, atol=0):
-        # A stretch too short for the spline (and for any window) carries nothing.
-        found = [(a, b) for a, b in found if b - a >= 4]
-        tr = target
-        parts = [resample(values[a:b], repetition_time, target) for a, b in found]
-    else:
-        parts = [values[a:b] for a, b in found]
+    found, parts, tr = gather(values, keep, repetition_time, target)
     onsets = [a * repetition_time + np.arange(len(p)) * tr for (a, _), p in zip(found, parts, strict=True)]
     windows = plan_windows([len(p) for p in parts], spec.length, spec.stride)
     padded = False
@@ -118,6 +110,18 @@ def cut(
         onsets = [np.pad(onsets[longest], more, mode="reflect")]
         windows, padded = np.array([[0, spec.length]], np.int32), True
     return Frames(np.ascontiguousarray(np.concatenate(parts)), windows, np.concatenate(onsets), tr, padded)
+
+
+def gather(
+    values: Float32, keep: NDArray[np.bool_], repetition_time: float, target: float | None
+) -> tuple[list[tuple[int, int]], list[Float32], float]:
+    """Return uninterrupted stretches of kept frames: start and stop, values resampled if asked, repetition time."""
+    found = stretches(keep)
+    if target is None or np.isclose(target, repetition_time, rtol=1e-3, atol=0):
+        return found, [values[a:b] for a, b in found], repetition_time
+    # A stretch too short for the spline (and for any window) carries nothing.
+    found = [(a, b) for a, b in found if b - a >= 4]
+    return found, [resample(values[a:b], repetition_time, target) for a, b in found], target
 
 
 def _too_short(n: int, n_frames: int, tr: float, spec: Windows) -> ShortRecordingError:

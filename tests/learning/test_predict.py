@@ -12,6 +12,7 @@ from bids_fmmtc.learning.bundle import load_bundle
 from bids_fmmtc.learning.calibrate import calibrated
 from bids_fmmtc.learning.novelty import from_arrays
 from bids_fmmtc.learning.predict import Predictor
+from bids_fmmtc.recipe import Connectivity
 
 
 def test_prediction_is_the_calibrated_mean_logit(plain, predictor, encoder):
@@ -221,3 +222,23 @@ def test_distances_that_are_no_arrays_are_refused(copy):
     restate(copy, lambda d: d["files"].update({path.name: entry}))
     with pytest.raises(BundleError, match=r"novelty\.safetensors cannot be read"):
         Predictor(load_bundle(copy))
+
+
+def test_runs_of_a_session_weigh_as_many_frames_as_they_have(plain):
+    """With ``frames: all`` a session's connectivity is that of all its frames; bundles of windows see what they saw."""
+    recipe = dataclasses.replace(plain.recipe, connectivity=Connectivity(frames="all"))
+    bundle = dataclasses.replace(plain, recipe=recipe)
+    runs = [
+        features(bundle, windows=w, seed=s, quality={"tsnr": 50.0, "n_frames_left": n})
+        for s, (w, n) in enumerate(((1, 390), (2, 410)))
+    ]
+    pooled = np.concatenate([r.arrays["fc"] for r in runs]).astype(np.float64)
+    whole = np.average([r.arrays["fc"].mean(axis=0, dtype=np.float64) for r in runs], axis=0, weights=[390, 410])
+    shifted = (pooled + whole - pooled.mean(axis=0)).astype(np.float32)
+    series = np.concatenate([r.arrays["brainlm"] for r in runs])
+    one = features(bundle, windows=3, arrays={"fc": shifted, "brainlm": series}, quality=runs[0].quality)
+    got, expected = Predictor(bundle).predict("s", runs), Predictor(bundle).predict("s", [one])
+    np.testing.assert_allclose(got.per_window, expected.per_window, atol=1e-6)
+    assert got.probability == pytest.approx(expected.probability, abs=1e-6)
+    old = [dataclasses.replace(r, digest=plain.recipe.digest) for r in runs]
+    assert Predictor(plain).predict("s", old).probability != pytest.approx(got.probability, abs=1e-4)

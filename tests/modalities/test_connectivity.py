@@ -10,6 +10,7 @@ from bids_fmmtc.errors import DataError, RecipeError
 from bids_fmmtc.modalities import load_modality
 from bids_fmmtc.modalities.connectivity import (
     FISHER_LIMIT,
+    ConnectivityModality,
     TangentReference,
     connectivity,
     describe,
@@ -37,6 +38,7 @@ class Source:
     lost: np.ndarray
     scaled: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     xyz: np.ndarray = field(default_factory=lambda: np.zeros((0, 3), np.float32))
+    left: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
 
 
 windows = st.tuples(st.integers(2, 12), st.integers(1, 7)).flatmap(
@@ -277,3 +279,28 @@ def test_importing_and_pearson_need_no_sklearn_nilearn_or_torch():
         "assert not {'sklearn', 'nilearn', 'torch', 'scipy', 'pandas'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_with_all_frames_the_mean_over_windows_is_that_of_every_frame_left(kind):
+    x = series(t=135)
+    lost = np.zeros(12, bool)
+    lost[4] = True
+    x[:, 4] = 0
+    source = Source(x[:120], lost, left=x)
+    windows = np.array([[0, 40], [40, 80], [80, 120]], np.int32)
+    got, old = (
+        ConnectivityModality(Connectivity(kind, frames=frames)).compute(source, windows)
+        for frames in ("all", "windows")
+    )
+    whole = connectivity(x, kind, fisher_z=True, lost=lost) * (40 / 135 if kind == "gram" else 1)
+    np.testing.assert_allclose(got.mean(axis=0), whole, atol=1e-5 * np.abs(whole).max())
+    assert np.abs(got.mean(axis=0) - old.mean(axis=0)).max() > 1e-3 * np.abs(whole).max()
+    np.testing.assert_array_equal(got, got.transpose(0, 2, 1))
+    assert (got[:, 4, np.arange(12) != 4] == 0).all()
+    if kind == "tangent":
+        assert np.linalg.eigvalsh(got.astype(np.float64)).min() > 0
+    else:  # windows differ from each other as they did
+        np.testing.assert_allclose(got - got.mean(axis=0), old - old.mean(axis=0), atol=1e-5 * np.abs(old).max())
+    single = ConnectivityModality(Connectivity(kind, frames="all")).compute(source, windows[:1])
+    np.testing.assert_allclose(single[0], whole, rtol=1e-6)

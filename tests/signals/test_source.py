@@ -129,6 +129,18 @@ def test_a_strategy_on_the_real_recording(devfix_recording, a424):
     assert source.lost.sum() == 2
 
 
+def test_frames_left_are_all_that_are_kept_in_windows_or_not_and_never_padded(tiny):
+    source = tiny(Recipe(windows=Windows(12, 12)))  # 30 frames: six are in no window
+    np.testing.assert_array_equal(source.left, source.frames)
+    assert len(source.left) == 30
+    padded = tiny(Recipe(windows=Windows(40, 40, "reflect", 20)))
+    assert len(padded.frames) == 40
+    np.testing.assert_array_equal(padded.left, source.left)
+    faster = tiny(Recipe(windows=Windows(100, 100, "reflect", 20), target_repetition_time=1.0))
+    assert len(faster.left) == 59
+    np.testing.assert_array_equal(faster.left, faster.frames[:59])
+
+
 # mask
 
 
