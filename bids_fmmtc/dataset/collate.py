@@ -41,16 +41,36 @@ _KEY: Mapping[str, Mapping[str, Any]] = {
 _MODEL: Mapping[str, Mapping[str, Any]] = {
     "fmmtc_model": {"Description": "First 12 characters of the digest of the model bundle"}
 }
+PREDICTED, FEATURES_ONLY, NO_PREDICTION, FAILED, ABSENT = (
+    "predicted",
+    "features only",
+    "no prediction",
+    "failed",
+    "missing",
+)
+_STATE: Mapping[str, Mapping[str, Any]] = {
+    "fmmtc_state": {
+        "Description": "What there is; the reason stands in fmmtc_qc",
+        "Levels": {
+            PREDICTED: "a prediction",
+            FEATURES_ONLY: "features of at least one recording, to which no model was applied",
+            NO_PREDICTION: "a model was applied and could not predict",
+            FAILED: "every recording failed",
+            ABSENT: "no output of this program",
+        },
+    }
+}
 _VALUES = {k: v for k, v in PREDICTION_COLUMNS.items() if k not in ("participant_id", "session_id")}
 _ATTEMPT: Mapping[str, Mapping[str, Any]] = {
     "fmmtc_last_attempt": {
         "Description": "Why the last attempt at this prediction failed, where that of an earlier one stands"
     }
 }
-LONG_COLUMNS: Mapping[str, Mapping[str, Any]] = {**_LABELS, **_KEY, **_VALUES, **_MODEL, **_ATTEMPT}
+LONG_COLUMNS: Mapping[str, Mapping[str, Any]] = {**_LABELS, **_KEY, **_STATE, **_VALUES, **_MODEL, **_ATTEMPT}
 PHENOTYPE_COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "participant_id": _LABELS["participant_id"],
     **_KEY,
+    **_STATE,
     **_VALUES,
     **_MODEL,
     **_ATTEMPT,
@@ -129,7 +149,7 @@ def collate(layout_root: Path, roots: Sequence[Path], sources: Sequence[Path] = 
     expected, notes = _expected(roots)
     present = {row["participant_id"] for row in rows.values()}
     missing = {whom: reason for whom, reason in expected.items() if whom not in present}
-    none = {"session_id": None, "task": None, "fmmtc_key": None}
+    none = {"session_id": None, "task": None, "fmmtc_key": None, "fmmtc_state": ABSENT}
     rows |= {whom: {"participant_id": whom, **none, "fmmtc_qc": reason} for whom, reason in missing.items()}
     ordered = [rows[key] for key in sorted(rows, key=natural)]
     files = _write_long(layout_root, ordered, models)
@@ -165,7 +185,7 @@ def _refuse_twice(clash: set[str], sources: Sequence[Path]) -> None:
         )
 
 
-def _row(key: str, qc: str) -> dict[str, Any]:
+def _row(key: str, state: str, qc: str) -> dict[str, Any]:
     """Return the row of a key that has no values."""
     session = session_of(key)
     return {
@@ -173,6 +193,7 @@ def _row(key: str, qc: str) -> dict[str, Any]:
         "session_id": None if session is None else f"ses-{session}",
         "task": label_of(key, "task"),
         "fmmtc_key": key,
+        "fmmtc_state": state,
         "fmmtc_qc": qc,
     }
 
@@ -196,9 +217,11 @@ def _prediction(key: str, path: Path, participant: str, models: dict[str, dict[s
     except (OSError, ValueError, csv.Error):
         found = []
     if len(found) != 1 or found[0].get("participant_id") != participant or "fmmtc_probability" not in found[0]:
-        return _row(key, f"data: {path.name} cannot be read or is not {participant}'s. Run this participant again.")
+        problem = f"data: {path.name} cannot be read or is not {participant}'s. Run this participant again."
+        return _row(key, NO_PREDICTION, problem)
     qc = found[0].get("fmmtc_qc") or MISSING
-    row = _row(key, qc) | {name: found[0].get(name) for name in _VALUES}
+    predicted = found[0]["fmmtc_probability"] != MISSING
+    row = _row(key, PREDICTED if predicted else NO_PREDICTION, qc) | {name: found[0].get(name) for name in _VALUES}
     row["fmmtc_last_attempt"] = attempt_reason(facts) or None
     made_from = facts.get("FeaturesSHA256")
     row[_MADE_FROM] = tuple(made_from.values()) if isinstance(made_from, dict) else ()
@@ -224,7 +247,10 @@ def _by_recordings(rows: Mapping[str, Any], records: Sequence[Record]) -> dict[s
         failed = len(problems) == len(runs)
         if key not in rows:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            found[key] = _row(key, f"{problems[0]}{more}" if failed else "features only: no model was given")
+            only = _row(key, FEATURES_ONLY, "features only: no model was given")
+            found[key] = _row(key, FAILED, f"{problems[0]}{more}") if failed else only
+        elif failed and rows[key]["fmmtc_state"] == NO_PREDICTION:
+            found[key] = rows[key] | {"fmmtc_state": FAILED}
         elif rows[key].get("fmmtc_probability", MISSING) != MISSING:
             # Predicted once; a later call without a model could not make the features again, or made others.
             flag = "features_failed_since" if failed else "features_changed_since" if _others(rows[key], runs) else ""
@@ -324,9 +350,9 @@ def _variants(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, 
 def _absent(whom: str, session: str | None, variant: str, whole: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Return the row of somebody who has nothing in this file."""
     if whom in whole:
-        return {"participant_id": whom, "fmmtc_qc": whole[whom]["fmmtc_qc"]}
+        return {"participant_id": whom, **{name: whole[whom][name] for name in ("fmmtc_state", "fmmtc_qc")}}
     what = " ".join(part for part in (session or "", *variant.split("_")) if part)
-    return {"participant_id": whom, "fmmtc_qc": f"missing: no recording of {what} here"}
+    return {"participant_id": whom, "fmmtc_state": ABSENT, "fmmtc_qc": f"missing: no recording of {what} here"}
 
 
 def _instrument(session: str | None) -> dict[str, Any]:
@@ -344,7 +370,7 @@ def _write_quality(root: Path, records: Sequence[Record]) -> list[str]:
     _refuse_twice({key for key, _ in keys if keys.count((key, _)) > 1}, sorted({record.root for record in records}))
     for record in records:
         row: dict[str, Any] = {
-            **_row(record.key, ""),
+            **_row(record.key, "", ""),
             "run": label_of(record.key, "run"),
             "filename": record.path.relative_to(record.root).as_posix(),
             "fmmtc_status": record.state,

@@ -56,7 +56,9 @@ def confound_rows(analysis: Analysis) -> list[dict[str, str]]:
     found, why = analysis.part("leave_one_site_out")
     estimate = estimate_in(found.get("metrics"), metric)
     said = stored_sentence(analysis, "Each site judged by", "No site could be left out")
-    said = said or f"Not checked: {'--leave-one-site-out was not given' if why == 'not run' else why}."
+    # Whether it was checked is told by the values: another version may word its sentence otherwise.
+    unchecked = f"Not checked: {'--leave-one-site-out was not given' if why == 'not run' else why}."
+    said = said or (_standing(estimate, metric) if found else unchecked)
     text = interval_text(estimate) if estimate else plain(None)
     return [*rows, {"check": "The model on a site left out", "estimate": text, "said": said}]
 
@@ -79,6 +81,7 @@ def elsewhere(analysis: Analysis, name: str) -> dict[str, Any]:
         ok = found.get("status") == "ok"
         why = "" if ok else f"{found.get('status')}: {found.get('reason')}"
         said = stored_sentence(analysis, f"On cohort {cohort},", f"Cohort {cohort} ") if ok else why
+        said = said or _standing(estimate, metric)
         table.append(
             {
                 "cohort": str(cohort),

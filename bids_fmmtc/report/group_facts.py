@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bids_fmmtc.dataset.collate import PREDICTIONS, QUALITY
+from bids_fmmtc.dataset.collate import ABSENT, FAILED, FEATURES_ONLY, NO_PREDICTION, PREDICTED, PREDICTIONS, QUALITY
 from bids_fmmtc.dataset.describe import LEFT_OUT_KEY, is_demo, own_entry
 from bids_fmmtc.dataset.folders import list_participants
 from bids_fmmtc.dataset.scans import session_key
@@ -18,7 +18,8 @@ from bids_fmmtc.errors import FmmtcError
 from bids_fmmtc.report.analysis_facts import Analysis, mapping, mappings, read_analyses, read_rows, real, word
 from bids_fmmtc.report.words import left_out_words
 
-STATES = ("predicted", "features only", "no prediction", "failed", "missing", "not gathered")
+UNGATHERED = "not gathered"
+STATES = (PREDICTED, FEATURES_ONLY, NO_PREDICTION, FAILED, ABSENT, UNGATHERED)
 NOT_GATHERED = "not gathered: run the group level"
 MISSING_ADVICE = "Run the participant level for this participant, or check that its data are where the others are."
 _WITHOUT = ("failed", "stale")  # states of a recording whose features nobody uses
@@ -118,7 +119,7 @@ class Group:
     @property
     def missing(self) -> list[str]:
         """Participants of whom there is no output at all."""
-        return [s.participant for s in self.sessions if s.state == "missing"]
+        return [s.participant for s in self.sessions if s.state == ABSENT]
 
     @property
     def predicted(self) -> list[Session]:
@@ -147,10 +148,8 @@ def read_group(root: Path) -> Group:
     rows = predictions if predictions is not None else _without_table(root)
     sessions = tuple(_session(root, row, by_session.get(_row_key(row), [])) for row in rows)
     troubles = [Trouble(row.get("participant_id", ""), _key(row), row.get("fmmtc_reason", "")) for row in broken]
-    troubles += [
-        Trouble(s.participant, "everything", f"{s.reason}. {MISSING_ADVICE}") for s in _of(sessions, "missing")
-    ]
-    troubles += [Trouble(s.participant, s.key, s.reason) for s in _of(sessions, "no prediction")]
+    troubles += [Trouble(s.participant, "everything", f"{s.reason}. {MISSING_ADVICE}") for s in _of(sessions, ABSENT)]
+    troubles += [Trouble(s.participant, s.key, s.reason) for s in _of(sessions, NO_PREDICTION)]
     models = tuple(mappings((read_record(root / f"{PREDICTIONS}.json") or {}).get("Models")))
     analyses = read_analyses(root)
     tried = [row for row in quality or () if row.get("fmmtc_status") == "ok"] + [*(predictions or ())]
@@ -198,7 +197,8 @@ def _without_table(root: Path) -> list[dict[str, str]]:
         labels = list_participants([root])
     except FmmtcError:
         return []
-    return [{"participant_id": f"sub-{label}", "fmmtc_qc": NOT_GATHERED} for label in labels]
+    none = {"fmmtc_state": UNGATHERED, "fmmtc_qc": NOT_GATHERED}
+    return [{"participant_id": f"sub-{label}", **none} for label in labels]
 
 
 def _key(row: Mapping[str, str]) -> str:
@@ -215,7 +215,7 @@ def _row_key(row: Mapping[str, str]) -> str:
 def _session(root: Path, row: Mapping[str, str], recordings: Sequence[Mapping[str, str]]) -> Session:
     probability, qc = real(row.get("fmmtc_probability")), word(row.get("fmmtc_qc")) or ""
     failed = bool(recordings) and all(each.get("fmmtc_status") in _WITHOUT for each in recordings)
-    state = _state(probability, qc, failed=failed)
+    state = _state(row, failed=failed)
     own = qc if probability is not None and qc != "ok" else ""
     flags = [each for text in (own, *(r.get("fmmtc_flags") for r in recordings)) for each in _listed(text)]
     whom = row.get("participant_id", "")
@@ -225,7 +225,7 @@ def _session(root: Path, row: Mapping[str, str], recordings: Sequence[Mapping[st
         session=word(row.get("session_id")),
         task=word(row.get("task")),
         state=state,
-        reason="" if state == "predicted" else qc,
+        reason="" if state == PREDICTED else qc,
         flags=tuple(dict.fromkeys(flags)),
         probability=probability,
         sd=real(row.get("fmmtc_sd")),
@@ -237,14 +237,17 @@ def _session(root: Path, row: Mapping[str, str], recordings: Sequence[Mapping[st
     )
 
 
-def _state(probability: float | None, qc: str, *, failed: bool) -> str:
-    if probability is not None:
-        return "predicted"
-    if qc.startswith("missing"):
-        return "missing"
+def _state(row: Mapping[str, str], *, failed: bool) -> str:
+    """Return a row's state as it is stored; from its values where a table is older than that column."""
+    if row.get("fmmtc_state") in STATES:
+        return row["fmmtc_state"]
+    if real(row.get("fmmtc_probability")) is not None:
+        return PREDICTED
+    if word(row.get("fmmtc_key")) is None:
+        return ABSENT  # whoever has any output has a key
     if failed:
-        return "failed"
-    return next((s for s in ("features only", "not gathered") if qc.startswith(s)), "no prediction")
+        return FAILED
+    return FEATURES_ONLY if (row.get("fmmtc_qc") or "").startswith(FEATURES_ONLY) else NO_PREDICTION
 
 
 def _listed(text: str | None) -> list[str]:

@@ -77,3 +77,22 @@ def test_the_published_protocol_is_marked_as_inflated(analysis):
     found = protocol(replace(analysis, evaluation=evaluation(reference_protocol=failed)))
     assert found["heading"] == "Published protocol, inflated"
     assert "failed: 5 sessions needed" in found["text"]
+
+
+def test_what_another_version_worded_otherwise_is_told_by_its_values(analysis):
+    left = {"status": "ok", "metrics": metrics((0.71, 0.58, 0.82))}
+    elsewhere_ = {"c": {"status": "ok", "n": 9, "metrics": metrics((0.55, 0.31, 0.72))}}
+    content = evaluation(leave_one_site_out=left, external=elsewhere_) | {"verdicts": ["In other words: all is well."]}
+    other = replace(analysis, evaluation=content)
+    row = said(other, "The model on a site left out")
+    assert row["said"] == "The interval lies above chance."
+    assert "0.71" in row["estimate"]
+    assert said(other, "The model, within sites")["said"] == "The interval lies above chance."
+    assert elsewhere(other, "x")["rows"][0]["said"].startswith("Not shown to be better than chance.")
+    # Checked or not is a matter of what is there.
+    for check, name in (
+        ("The model, within sites", "within_site"),
+        ("The model on a site left out", "leave_one_site_out"),
+    ):
+        bare = replace(other, evaluation={k: v for k, v in content.items() if k != name})
+        assert said(bare, check)["said"].startswith("Not checked: ")

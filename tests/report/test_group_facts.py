@@ -1,10 +1,11 @@
 import json
 from collections import Counter
 
+import pytest
 from group_parts import TRUNCATED, evaluation, write_analysis, write_dataset
 
 from bids_fmmtc.dataset.collate import collate
-from bids_fmmtc.dataset.store import write_json, write_table
+from bids_fmmtc.dataset.store import read_table, write_json, write_table
 from bids_fmmtc.report.group_facts import MISSING_ADVICE, page_of, read_group, reason_class, reasons
 
 
@@ -72,6 +73,40 @@ def test_it_reads_what_collate_writes(tmp_path):
     group = read_group(root)
     assert {s.participant: s.state for s in group.sessions} == {"sub-1": "failed", "sub-2": "missing"}
     assert group.troubles[0].reason == "masked: nothing there."
+
+
+REASONS = (
+    "missing: sub-1_bold.nii.gz is not there. Fetch it.",
+    "features only: a name that begins so.",
+    "not gathered: or so it says.",
+    "predicted: nothing.",
+)
+
+
+@pytest.mark.parametrize("reason", REASONS)
+@pytest.mark.parametrize("tables", ["as collate writes them", "older, without a state"])
+def test_a_state_is_read_from_values_whatever_a_reason_says(tmp_path, reason, tables):
+    root = tmp_path / "out"
+    record = {"Key": "sub-1_task-rest", "Status": "failed", "Reason": reason}
+    write_json(root / "sub-1" / "func" / "sub-1_task-rest_space-S_atlas-A_features.json", record)
+    write_json(root / "sub-3" / "func" / "sub-3_task-rest_space-S_atlas-A_features.json",
+               {"Key": "sub-3_task-rest", "Status": "ok", "Quality": {}})  # fmt: skip
+    write_json(root / "dataset_description.json", {"GeneratedBy": [{"Name": "bids_fmmtc", "Version": "1"}]})
+    (tmp_path / "in" / "sub-2").mkdir(parents=True)
+    summary = collate(root, (tmp_path / "in",))
+    assert summary.counts["missing"] == 1
+    path = root / "desc-fmmtc_predictions.tsv"
+    rows = read_table(path)
+    assert [row["fmmtc_state"] for row in rows] == ["failed", "missing", "features only"]
+    if tables != "as collate writes them":
+        columns = [name for name in rows[0] if name != "fmmtc_state"]
+        write_table(path, columns, [{name: row[name] for name in columns} for row in rows])
+    group = read_group(root)
+    assert {s.participant: s.state for s in group.sessions} == {
+        "sub-1": "failed", "sub-2": "missing", "sub-3": "features only"
+    }  # fmt: skip
+    assert group.missing == ["sub-2"]
+    assert [t.reason for t in group.troubles if t.participant == "sub-1"] == [reason]
 
 
 def test_a_demo_is_known_by_data_model_or_flag(tmp_path):
