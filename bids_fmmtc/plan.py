@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bids_fmmtc.dataset.beside import SeriesFile
-from bids_fmmtc.dataset.series import choose_atlas, find_series
+from bids_fmmtc.dataset.series import SeriesFolder, choose_atlas, find_series
 from bids_fmmtc.errors import (
     AtlasError,
     BundleError,
@@ -48,7 +47,7 @@ class Imported:
 
     Parameters
     ----------
-    files
+    found
         All tables below the folder.
     label
         `SeriesFile.atlas` of those to take.
@@ -58,7 +57,7 @@ class Imported:
         What to call the atlas; None leaves it to its file.
     """
 
-    files: tuple[SeriesFile, ...]
+    found: SeriesFolder
     label: str | None
     atlas: Path
     name: str | None
@@ -240,11 +239,12 @@ def find_imported(settings: Settings, recipe: Recipe) -> Imported | None:
     folder = settings.timeseries
     if folder is None:
         return None
-    files = find_series(folder)
+    found = find_series(folder)
+    files = found.files
     given = Path(settings.atlas) if settings.atlas_given else None
     if given is not None and given.exists():
         label = choose_atlas(files, open_atlas(given).name, folder)
-        return Imported(files, label, given.absolute(), None)
+        return Imported(found, label, given.absolute(), None)
     if given is not None and (len(given.parts) > 1 or given.suffix):
         raise MissingInputError(f"--atlas {given} does not exist.", "Give a table, a folder, or the name of an atlas.")
     named = recipe.atlas.sha256 is not None or recipe.atlas.name != PUBLISHED_ATLAS
@@ -252,7 +252,7 @@ def find_imported(settings: Settings, recipe: Recipe) -> Imported | None:
     label = choose_atlas(files, wanted, folder, strict=settings.atlas_given)
     name = plain(wanted or label or "") or "Parcels"
     place = _among_resources(name, settings) or _first_with_header([f.path for f in files if f.atlas == label])
-    return Imported(files, label, place.absolute(), name)
+    return Imported(found, label, place.absolute(), name)
 
 
 def _first_with_header(tables: list[Path]) -> Path:
@@ -270,7 +270,7 @@ def _first_with_header(tables: list[Path]) -> Path:
 
 def _say_columns(imported: Imported, atlas: Atlas) -> None:
     """Tell how the columns of the first table are taken for parcels; every recording's sidecar says it, too."""
-    first = next(file.path for file in imported.files if file.atlas == imported.label)
+    first = next(file.path for file in imported.found.files if file.atlas == imported.label)
     try:
         table = read_series(first)
         columns = match_columns(table, atlas)

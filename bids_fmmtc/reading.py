@@ -60,6 +60,8 @@ def read_bytes(path: Path, most: int) -> bytes:
         raise _unreadable(
             path, "is a link to a file that is not there" if lost else "does not exist", "Fetch its content." * lost
         ) from None
+    except UnreadableError:  # a ValueError, too
+        raise
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
         raise _unreadable(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from None
     if found.st_size > most or len(data) > most:

@@ -89,7 +89,7 @@ def discover_series(settings: Settings, imported: Imported) -> tuple[Selection, 
         atlas=imported.label,
         repetition_time=settings.repetition_time,
     )
-    return select_series(folder, imported.files, query), name_datasets((folder,), ())
+    return select_series(imported.found, query), name_datasets((folder,), ())
 
 
 def refuse_writing_into(roots: Sequence[Path], settings: Settings) -> None:

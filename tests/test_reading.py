@@ -148,3 +148,10 @@ def test_what_means_missing(word):
 @pytest.mark.parametrize("word", ["0", "none", "no", "-99", "nap", "n", "null hypothesis", "x"])
 def test_what_does_not(word):
     assert not is_missing(word)
+
+
+def test_a_refusal_is_said_once(tmp_path):
+    os.mkfifo(tmp_path / "p.json")
+    with pytest.raises(UnreadableError) as caught:
+        read_json(tmp_path / "p.json")
+    assert str(caught.value) == "p.json is no regular file, but a pipe, socket or device."

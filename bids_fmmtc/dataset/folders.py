@@ -61,7 +61,7 @@ def find_derivatives(bids_dir: Path, derivatives: Sequence[tuple[str | None, Pat
     elif not found:
         found = _below(bids_dir)
     if not found:
-        inside = [entry.name for entry in entries(bids_dir / "derivatives") if entry.is_dir()]
+        inside = [entry.name for entry in entries(bids_dir / "derivatives") if is_folder(entry)]
         raise InputError(
             f"{bids_dir} holds no fMRIPrep output: neither it nor a folder below its derivatives/ names fMRIPrep in "
             f"{_DESCRIPTION} or holds *_desc-preproc_bold files; found {len(list_participants([bids_dir]))} sub-* "
@@ -120,13 +120,20 @@ def _below(folder: Path) -> list[Path]:
     """List fMRIPrep datasets in derivatives/, and in the folder itself, as fMRIPrep's old output layout has them."""
     found = []
     for parent in (folder / "derivatives", folder):
-        for entry in sorted(entries(parent), key=lambda e: natural(e.name)):
-            path = parent / entry.name
-            likely = entry.name.lower().startswith("fmriprep")
-            # Other pipelines are told by name only: some of them keep desc-preproc files of their own.
-            if is_folder(entry) and (_names_fmriprep(path) or (likely and _holds_preproc(path))):
-                found.append(path)
+        there = sorted(entries(parent), key=lambda e: natural(e.name))
+        found += [parent / entry.name for entry in there if is_folder(entry) and _is_one_below(parent / entry.name)]
     return found
+
+
+def _is_one_below(folder: Path) -> bool:
+    """Tell whether a folder beside others is an fMRIPrep dataset; one that cannot be read is told of, and is none."""
+    likely = folder.name.lower().startswith("fmriprep")
+    try:
+        # Other pipelines are told by name only: some of them keep desc-preproc files of their own.
+        return _names_fmriprep(folder) or (likely and _holds_preproc(folder))
+    except InputError as error:
+        _log.warning("%s Passed over.", error.message)
+        return False
 
 
 def _is_fmriprep(folder: Path) -> bool:

@@ -6,15 +6,17 @@ plain ``sub-01_timeseries.tsv``. No table of series is read here, only names and
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bids_fmmtc.dataset.beside import IDENTITY, Neighbours, SeriesFile, identity_of, labels_of
-from bids_fmmtc.dataset.folders import filter_json, refuse_absent
+from bids_fmmtc.dataset.folders import entries, filter_json, refuse_absent
 from bids_fmmtc.dataset.naming import Filters, natural, parse_filters, some
 from bids_fmmtc.errors import (
     FmmtcError,
@@ -24,6 +26,7 @@ from bids_fmmtc.errors import (
 )
 from bids_fmmtc.types import Failure, Recording, Selection, Skipped
 
+_SUBJECT = re.compile(r"sub-([A-Za-z0-9+]+)")
 _OWN_FIELD = frozenset({"sub", "ses", "task", "run"})
 # desc- of tables with the same suffix that hold no parcels (fMRIPrep's confounds, and what splits them up).
 _NO_SERIES = frozenset({"confounds", "motion", "metrics"})
@@ -81,8 +84,29 @@ class SeriesQuery:
 # ---------------------------------------------------------------------------------------------------------------- find
 
 
-def find_series(folder: Path) -> tuple[SeriesFile, ...]:
-    """Find all tables of parcel series below a folder, in natural order; links to folders are followed.
+@dataclass(frozen=True, slots=True)
+class SeriesFolder:
+    """What lies below a folder of series: its tables in natural order, and folders of participants that are closed.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    files
+        Tables of all atlases.
+    closed
+        ``(label, what is wrong)`` of each folder below a ``sub-LABEL`` that cannot be read.
+    """
+
+    path: Path
+    files: tuple[SeriesFile, ...]
+    closed: tuple[tuple[str, str], ...] = ()
+
+
+def find_series(folder: Path) -> SeriesFolder:
+    """Find all tables of parcel series below a folder; links to folders are followed.
+
+    A folder in it that cannot be read costs the participant that its path names; one that names none is told of.
 
     Raises
     ------
@@ -95,8 +119,11 @@ def find_series(folder: Path) -> tuple[SeriesFile, ...]:
         raise MissingInputError(f"--timeseries {folder} does not exist.", "Check the path, or the container's mounts.")
     if not folder.is_dir():
         raise InputError(f"--timeseries {folder} is not a folder.")
-    found, odd = [], []
-    for path in _walk(folder):
+    entries(folder)  # raises where the folder itself is closed
+    found: list[SeriesFile] = []
+    odd: list[str] = []
+    refused: list[OSError] = []
+    for path in _walk(folder, refused.append):
         if not path.name.endswith("timeseries.tsv"):
             continue
         labels = labels_of(path.name)
@@ -111,21 +138,43 @@ def find_series(folder: Path) -> tuple[SeriesFile, ...]:
             f"{folder} holds no table of parcel series, sub-LABEL[_...]_timeseries.tsv (confounds do not count).",
             "Give the output folder of xcp_d, giga_connectome or HALFpipe, or tables of that name.",
         )
-    return tuple(sorted(found, key=lambda file: natural(str(file.path))))
+    return SeriesFolder(folder, tuple(sorted(found, key=lambda file: natural(str(file.path)))), _closed(refused))
 
 
-def _walk(folder: Path) -> Iterable[Path]:
-    def refuse(error: OSError) -> None:
-        raise InputError(f"Folder {error.filename} cannot be read: {error.strerror}.", "Check its permissions.")
+def _closed(refused: Sequence[OSError]) -> tuple[tuple[str, str], ...]:
+    """Return the participants whose folders cannot be read, and why; tell of folders that are no participant's."""
+    closed = []
+    for error in refused:
+        text = f"Folder {error.filename} cannot be read: {error.strerror}."
+        named = [match[1] for part in Path(error.filename).parts if (match := _SUBJECT.fullmatch(part)) is not None]
+        if named:
+            closed.append((named[-1], text))
+        else:
+            _log.warning("%s Passed over.", text)
+    return tuple(sorted(closed))
 
+
+def _walk(folder: Path, note: Callable[[OSError], None]) -> Iterable[Path]:
     seen: set[str] = set()
-    for here, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+    for here, folders, names in os.walk(folder, onerror=note, followlinks=True):
         real = os.path.realpath(here)
         # A link to a folder above would be followed for ever.
         folders[:] = [] if real in seen else [name for name in folders if not name.startswith(".")]
         if real not in seen:
+            _note_circles(Path(here), names, note)
             yield from (Path(here) / name for name in names if not name.startswith("."))
         seen.add(real)
+
+
+def _note_circles(folder: Path, names: Iterable[str], note: Callable[[OSError], None]) -> None:
+    """Note participants whose folder is a circle of links, which walking takes for a file."""
+    for name in names:
+        if _SUBJECT.fullmatch(name) is not None:
+            try:
+                (folder / name).stat()
+            except OSError as error:
+                if error.errno == errno.ELOOP:
+                    note(error)
 
 
 def choose_atlas(files: Sequence[SeriesFile], wanted: str | None, folder: Path, *, strict: bool = False) -> str | None:
@@ -180,7 +229,7 @@ def read_series_filters(path: Path | None) -> Filters:
 # -------------------------------------------------------------------------------------------------------------- select
 
 
-def select_series(folder: Path, files: Sequence[SeriesFile], query: SeriesQuery) -> Selection:
+def select_series(found: SeriesFolder, query: SeriesQuery) -> Selection:
     """Turn tables into recordings; every participant has a recording or a failure.
 
     One table is taken for each recording, and all must be of one variant (space, denoising, feature): what a model
@@ -192,7 +241,8 @@ def select_series(folder: Path, files: Sequence[SeriesFile], query: SeriesQuery)
     SelectionError
         An unknown participant, nothing selected, or tables of several variants.
     """
-    everyone = {file.labels["sub"] for file in files}
+    folder, files = found.path, found.files
+    everyone = {file.labels["sub"] for file in files} | {label for label, _ in found.closed}
     unknown = set(query.participants) - everyone
     if unknown:
         raise SelectionError(
@@ -211,10 +261,12 @@ def select_series(folder: Path, files: Sequence[SeriesFile], query: SeriesQuery)
     _refuse_variants(chosen, folder, query)
     chosen, skipped = _without_concatenations(chosen)
     recordings, failures = _recordings(folder, chosen, query)
+    closed = {label: InputError(text, "Check its permissions.") for label, text in found.closed if label in labels}
+    failures += [_failure(f"sub-{label}", error) for label, error in closed.items()]
     for label in labels:
-        if not any(file.labels["sub"] == label for file in chosen):
-            found = _found([file for file in ours if file.labels["sub"] == label])
-            error = SelectionError(f"sub-{label} has no {query}; found {found}.")
+        if label not in closed and not any(file.labels["sub"] == label for file in chosen):
+            there = _found([file for file in ours if file.labels["sub"] == label])
+            error = SelectionError(f"sub-{label} has no {query}; found {there}.")
             failures.append(_failure(f"sub-{label}", error))
     return Selection(
         tuple(sorted(recordings, key=lambda r: natural(r.key))),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 from collections.abc import Callable, Sequence
@@ -12,21 +11,29 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_fmmtc.errors import AtlasError, MissingInputError
+from bids_fmmtc.errors import AtlasError, MissingInputError, UnreadableError
+from bids_fmmtc.reading import read_text
 from bids_fmmtc.signals.nifti import open_nifti
+from bids_fmmtc.signals.parcel_table import (
+    LABEL_MOST,
+    NAMES,
+    NETWORKS,
+    centres,
+    first_of,
+    label_values,
+    refuse_names,
+    table_rows,
+)
 from bids_fmmtc.types import Atlas
 
 PUBLISHED_IMAGE, PUBLISHED_TABLE = "A424+2mm.nii.gz", "A424_Coordinates.dat"
+PUBLISHED_COLUMNS = ("index", "x", "y", "z")
 PUBLISHED_SPACE = "MNI152NLin6Asym"  # its grid is FSL's MNI152 at 2 mm
 
 # A voxel centre may fall exactly between two atlas voxels. Nudging every point by the same hair in world space
 # sends it to the same side however the atlas is stored (flipped, permuted).
 TIE_BREAK_MM = 1e-4
-_FORMULA = re.compile(r"[=@]|[+-].*[A-Za-z(]")
-
-NAMES = ("name", "label", "labels")
-NETWORKS = ("network", "network_label", "modules")
-"""Columns of an atlas table that name parcel and network, the first of them that is there."""
+_DENSE = 2**20  # label values up to here are looked up in a list; above, as some atlases have them, among those found
 
 Warp = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """Maps points (N, 3) of the recording's space to the atlas's space, RAS+ millimetres."""
@@ -96,15 +103,17 @@ def _read_published(folder: Path, name: str) -> Atlas:
     if not table_file.is_file():
         raise AtlasError(f"{folder} holds {PUBLISHED_IMAGE} but no {PUBLISHED_TABLE}.", "Put both into one folder.")
     try:
-        table = np.loadtxt(table_file, dtype=np.float64, ndmin=2, encoding="utf-8-sig")
-    except ValueError as error:
-        raise AtlasError(f"{table_file} is not a table of index, x, y, z: {error}.") from None
-    if table.shape[1] != 4:
-        raise AtlasError(f"{table_file} has {table.shape[1]} columns, expected index, x, y, z.")
-    index = tuple(int(v) for v in table[:, 0])
+        rows = [line.split() for line in read_text(table_file).splitlines() if line.strip()]
+    except UnreadableError as error:
+        raise AtlasError(f"table of parcels {error.message}", error.hint) from None
+    wrong = next((len(cells) for cells in rows if len(cells) != len(PUBLISHED_COLUMNS)), None)
+    if wrong is not None or not rows:
+        raise AtlasError(f"{table_file} has {wrong or 'no'} columns, expected index, x, y, z.")
+    index = label_values([cells[0] for cells in rows], table_file)
+    xyz = centres([dict(zip(PUBLISHED_COLUMNS, cells, strict=True)) for cells in rows], table_file)
     width = len(str(max(index)))
     names = tuple(f"{name}_{i:0{width}d}" for i in index)
-    return _assemble(folder / PUBLISHED_IMAGE, name, PUBLISHED_SPACE, index, names, None, table[:, 1:])
+    return _assemble(folder / PUBLISHED_IMAGE, name, PUBLISHED_SPACE, index, names, None, xyz)
 
 
 def _read_bids(image: Path, name: str | None) -> Atlas:
@@ -120,37 +129,12 @@ def _read_bids(image: Path, name: str | None) -> Atlas:
     space = entities.get("tpl") or entities.get("space")
     if space is None:
         raise AtlasError(f"{image.name} does not name its space.", "Add tpl-<space>_ (or space-<space>_) to its name.")
-    try:
-        index = tuple(int(float(r["index"])) for r in rows)
-        xyz = None
-        if rows and all(c in rows[0] for c in ("x", "y", "z")):
-            xyz = np.array([[float(r[c]) for c in ("x", "y", "z")] for r in rows])
-    except ValueError as error:
-        raise AtlasError(f"{table_file}: {error}.") from None
+    index = label_values([r["index"] for r in rows], table_file)
+    xyz = centres(rows, table_file) if rows and all(c in rows[0] for c in ("x", "y", "z")) else None
     network = first_of(NETWORKS, rows)
     networks = None if network is None else tuple(r[network] for r in rows)
     label = plain(name or entities.get("atlas") or entities.get("seg") or image.parent.name)
     return _assemble(image, label, space, index, tuple(r[called] for r in rows), networks, xyz)
-
-
-def table_rows(table: Path) -> list[dict[str, str]]:
-    """Read a tsv as one mapping a row.
-
-    Raises
-    ------
-    AtlasError
-        It cannot be read.
-    """
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as f:
-            return list(csv.DictReader(f, delimiter="\t"))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise AtlasError(f"{table} cannot be read: {error}.") from None
-
-
-def first_of(names: Sequence[str], rows: Sequence[dict[str, str]]) -> str | None:
-    """Return the first of these columns that the rows have, or None."""
-    return next((name for name in names if rows and name in rows[0]), None)
 
 
 def entities_of(stem: str) -> dict[str, str]:
@@ -204,39 +188,37 @@ def _assemble(
         raise AtlasError(f"the table of {image.name} needs labels of 1 and above.")
     if len(set(index)) != len(index):
         raise AtlasError(f"the table of {image.name} lists a label twice.")
+    if not all(name.strip() for name in names):
+        raise AtlasError(f"the table of {image.name} holds a parcel without a name.")
     refuse_names(names, image.name)
+    refuse_names(networks or (), image.name, "network")
     if len(set(names)) != len(names):
         names = tuple(f"{n}_{i}" for n, i in zip(names, index, strict=True))
-    found = np.flatnonzero(np.bincount(values.ravel(order="K")))  # a sort over all voxels would cost ten times this
+    labels = _rows(values, index, image)
+    if xyz is None:
+        xyz = _centroids(labels, affine, len(index))
+    middles = np.ascontiguousarray(xyz, np.float32)
+    sha256 = atlas_digest(labels, affine, index, middles, (space, *names, *(networks or ())))
+    return Atlas(name, space, labels, affine, tuple(index), names, networks, middles, sha256)
+
+
+def _rows(values: NDArray[np.int64], index: Sequence[int], image: Path) -> NDArray[np.int32]:
+    """Turn label values into row + 1 of the table."""
+    if max(*index, int(values.max())) < _DENSE:
+        found, at = np.flatnonzero(np.bincount(values.ravel(order="K"))), None  # ten times as fast as a sort
+    else:
+        found, at = np.unique(values, return_inverse=True)
     if not found.any():
         raise AtlasError(f"{image.name} holds no label at all.")
     unknown = sorted(set(found.tolist()) - set(index) - {0})
     if unknown:
         raise AtlasError(f"{image.name} holds labels that its table lacks: {unknown[:10]}.")
+    row_of = {value: row for row, value in enumerate(index, 1)}
+    if at is not None:
+        return np.array([row_of.get(value, 0) for value in found.tolist()], np.int32)[at.reshape(values.shape)]
     rows = np.zeros(max(*index, int(found.max())) + 1, np.int32)
     rows[list(index)] = np.arange(1, len(index) + 1)
-    labels = rows[values]
-    if xyz is None:
-        xyz = _centroids(labels, affine, len(index))
-    centres = np.ascontiguousarray(xyz, np.float32)
-    sha256 = atlas_digest(labels, affine, index, centres, (space, *names, *(networks or ())))
-    return Atlas(name, space, labels, affine, tuple(index), names, networks, centres, sha256)
-
-
-def refuse_names(names: Sequence[str], source: str) -> None:
-    """Refuse parcel names that are no names: they head the columns of every table this program writes.
-
-    Raises
-    ------
-    AtlasError
-        A name holds control characters, or begins as a spreadsheet formula does.
-    """
-    for name in names:
-        if not name.isprintable() or _FORMULA.match(name):
-            raise AtlasError(
-                f"{source}: parcel name {name!r} holds control characters or begins like a spreadsheet formula.",
-                "Rename the parcel in the table of the atlas.",
-            )
+    return rows[values]
 
 
 def _read_labels(image: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -244,10 +226,9 @@ def _read_labels(image: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     data = found.data("atlas image", AtlasError)
     if data.ndim != 3:
         raise AtlasError(f"{image} has shape {data.shape}, expected one 3-D label image.")
-    values = np.rint(data).astype(np.int64)
-    if not np.array_equal(values, data) or values.min() < 0:
+    if not ((data >= 0) & (data <= LABEL_MOST) & (np.rint(data) == data)).all():
         raise AtlasError(f"{image} holds values that are not whole labels; probabilistic atlases are not supported.")
-    return values, found.affine
+    return data.astype(np.int64), found.affine
 
 
 def _centroids(labels: NDArray[np.int32], affine: NDArray[np.float64], n: int) -> NDArray[np.float64]:
@@ -255,9 +236,9 @@ def _centroids(labels: NDArray[np.int32], affine: NDArray[np.float64], n: int) -
     row = labels[inside] - 1
     counts = np.bincount(row, minlength=n)
     means = np.stack([np.bincount(row, weights=axis, minlength=n) / np.maximum(counts, 1) for axis in inside], 1)
-    centres: NDArray[np.float64] = means @ affine[:3, :3].T + affine[:3, 3]
-    centres[counts == 0] = 0.0  # a row without voxels is lost in every recording; its place is never used
-    return centres
+    middles: NDArray[np.float64] = means @ affine[:3, :3].T + affine[:3, 3]
+    middles[counts == 0] = 0.0  # a row without voxels is lost in every recording; its place is never used
+    return middles
 
 
 def labels_on_grid(

@@ -23,6 +23,8 @@ from bids_fmmtc.errors import DataError, ImageError
 DEFLATE_MOST = 1032
 """Bytes that one byte of a deflate stream can stand for at most (zlib's technical details, maximum expansion)."""
 
+VOXEL_MM = (0.3, 30.0)  # an affine in metres or micrometres would make the atlas a grid of no size or of any
+
 UNREADABLE = (
     OSError,
     EOFError,
@@ -90,7 +92,7 @@ def open_nifti(path: Path, what: str = "image", error: type[DataError] = ImageEr
     ------
     DataError
         Of class ``error``: no regular file, empty, truncated, not NIfTI, values that are no real numbers, a grid that
-        the file is too small to hold, or nothing that tells where the image lies.
+        the file is too small to hold, nothing that tells where the image lies, or a matrix that cannot.
     """
     try:
         if not stat.S_ISREG(path.stat().st_mode):
@@ -119,6 +121,7 @@ def open_nifti(path: Path, what: str = "image", error: type[DataError] = ImageEr
         )
     found = Nifti(path, shape, affine, dtype, slope, intercept, offset, image)
     _refuse_impossible(found, what, error)
+    _refuse_nowhere(found, what, error)
     return found
 
 
@@ -134,6 +137,20 @@ def _refuse_impossible(found: Nifti, what: str, error: type[DataError]) -> None:
             f"{found.offset} need {needed:,} bytes, the file has {size:,}{' compressed' * packed}.",
             FETCH_AGAIN,
         )
+
+
+def _refuse_nowhere(found: Nifti, what: str, error: type[DataError]) -> None:
+    """Refuse a matrix that places no voxels: not finite, flat, or of voxels of an impossible size."""
+    affine, (low, high) = found.affine, VOXEL_MM
+    voxel = np.sqrt((affine[:3, :3] ** 2).sum(0))
+    if not (low <= voxel.min() and voxel.max() <= high):
+        made = " x ".join(f"{v:g}" for v in voxel)
+        raise error(
+            f"{what} {found.path.name}: its affine makes voxels of {made} mm, expected {low:g} to {high:g} mm.",
+            FETCH_AGAIN,
+        )
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-3 * np.prod(voxel):
+        raise error(f"{what} {found.path.name} has an affine that cannot be inverted.", FETCH_AGAIN)
 
 
 def one_line(problem: BaseException) -> str:

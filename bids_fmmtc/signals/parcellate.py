@@ -25,7 +25,6 @@ from bids_fmmtc.types import Float32, RoiSeries
 TSNR_VOXELS = 8192  # temporal SNR is the median over this many voxels, evenly spread over the labelled ones
 CARPET_VOXELS = 400  # of these are kept over time, for a picture: 0.5 MB for 300 frames
 READ_AHEAD = 1 << 20
-VOXEL_MM = (0.3, 30.0)  # an affine in metres or micrometres would make the atlas a grid of no size or of any
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +81,15 @@ def read_header(path: Path) -> Header:
     Raises
     ------
     ImageError
-        As `nifti.open_nifti`, or not 4-D, or voxels of an impossible size.
+        As `nifti.open_nifti`, or not 4-D.
     """
     found = open_nifti(path)
-    shape, affine = found.shape, found.affine
+    shape = found.shape
     if len(shape) != 4 or shape[3] < 2:
         raise ImageError(f"{path.name} has shape {shape}, expected four dimensions with several frames.")
-    voxel = np.sqrt((affine[:3, :3] ** 2).sum(0))
-    if not (VOXEL_MM[0] <= voxel.min() and voxel.max() <= VOXEL_MM[1]):
-        made = " x ".join(f"{v:g}" for v in voxel)
-        expected = f"expected {VOXEL_MM[0]:g} to {VOXEL_MM[1]:g} mm"
-        raise ImageError(f"the affine of {path.name} makes voxels of {made} mm, {expected}.")
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-3 * np.prod(voxel):
-        raise ImageError(f"{path.name} has an affine that cannot be inverted.")
     size = (shape[0], shape[1], shape[2], shape[3])
     tr = _header_tr(found.image.header)
-    return Header(path, size, affine, found.dtype, found.slope, found.intercept, found.offset, tr)
+    return Header(path, size, found.affine, found.dtype, found.slope, found.intercept, found.offset, tr)
 
 
 def _header_tr(header: Any) -> float | None:

@@ -5,7 +5,6 @@ Series of xcp_d and giga_connectome have a header of parcel names or label value
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,19 +13,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_fmmtc.errors import AtlasError, DataError
-from bids_fmmtc.reading import is_missing
-from bids_fmmtc.signals.atlas import (
-    NAMES,
-    NETWORKS,
-    atlas_digest,
-    entities_of,
-    first_of,
-    is_image,
-    plain,
-    read_atlas,
-    table_rows,
-)
+from bids_fmmtc.errors import AtlasError, DataError, UnreadableError
+from bids_fmmtc.reading import is_missing, read_rows
+from bids_fmmtc.signals.atlas import atlas_digest, entities_of, is_image, plain, read_atlas
+from bids_fmmtc.signals.parcel_table import NAMES, NETWORKS, centres, first_of, label_values, refuse_names, table_rows
 from bids_fmmtc.signals.quality import BY_POSITION_DESPITE_NAMES
 from bids_fmmtc.types import Atlas
 
@@ -97,10 +87,9 @@ def read_series(path: Path) -> Table:
 
 def _lines(path: Path) -> list[list[str]]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as f:
-            lines = [cells for cells in csv.reader(f, delimiter="\t") if cells]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path.name} cannot be read as a table: {error}.", "Copy or write it again.") from None
+        lines = read_rows(path)
+    except UnreadableError as error:
+        raise DataError(f"{path.name} cannot be read as a table: {error.message}", "Copy or write it again.") from None
     if not lines:
         raise DataError(f"{path.name} is empty.", "Copy or write it again.")
     return lines
@@ -209,24 +198,19 @@ def _read_parcels(table: Path, name: str | None) -> Atlas:
             f"{table} needs a column name (or label), found {found}.", "Save it with tabs between the columns."
         )
     if "index" in rows[0]:
-        rows = [r for r in rows if (r["index"] or "").strip() not in {"0", ""}]
-    try:
-        index = tuple(int(float(r["index"])) if "index" in r else i + 1 for i, r in enumerate(rows))
-        xyz = np.array([[_coordinate(r.get(axis)) for axis in "xyz"] for r in rows], np.float64).reshape(-1, 3)
-    except ValueError as error:
-        raise AtlasError(f"{table}: {error}.") from None
+        rows = [r for r in rows if r["index"].strip() not in {"0", ""}]
+        if not rows:
+            raise AtlasError(f"the table of atlas {table.name} needs label values of 1 and above.")
+    index = label_values([r["index"] for r in rows], table) if "index" in rows[0] else tuple(range(1, len(rows) + 1))
+    xyz = centres(rows, table, unknown=True)
     network = first_of(NETWORKS, rows)
     networks = None if network is None else tuple(r[network] or "n/a" for r in rows)
     stem = table.name.removesuffix(".tsv")
     entities = entities_of(stem)
     label = plain(name or entities.get("atlas") or entities.get("seg") or stem.removesuffix("_dseg"))
     space = entities.get("tpl") or entities.get("space") or UNKNOWN_SPACE
-    names = _numbered([(r[called] or "").strip() for r in rows])
+    names = _numbered([r[called].strip() for r in rows])
     return parcel_atlas(label, names, index=index, networks=networks, xyz=xyz, space=space)
-
-
-def _coordinate(text: str | None) -> float:
-    return np.nan if text is None or is_missing(text) else float(text)
 
 
 def _numbered(names: Sequence[str]) -> tuple[str, ...]:
@@ -267,17 +251,20 @@ def parcel_atlas(
     Raises
     ------
     AtlasError
-        No parcel, one without a name, two of one name or label value, or a label value below 1.
+        No parcel, one without a name, two of one name or label value, a label value below 1, or a name of control
+        characters or that begins a formula.
     """
     index = tuple(range(1, len(names) + 1)) if index is None else tuple(index)
     if not names or not all(names) or len(set(names)) != len(names):
         raise AtlasError(f"the table of atlas {name} needs a name for each parcel, and no name twice.")
     if min(index) < 1 or len(set(index)) != len(index):
         raise AtlasError(f"the table of atlas {name} needs label values of 1 and above, none of them twice.")
-    centres = np.full((len(names), 3), np.nan, np.float32) if xyz is None else np.ascontiguousarray(xyz, np.float32)
+    refuse_names(names, f"atlas {name}")
+    refuse_names(networks or (), f"atlas {name}", "network")
+    middles = np.full((len(names), 3), np.nan, np.float32) if xyz is None else np.ascontiguousarray(xyz, np.float32)
     labels, affine = np.zeros((0, 0, 0), np.int32), np.eye(4)
-    sha256 = atlas_digest(labels, affine, index, centres, (space, *names, *(networks or ())))
-    return Atlas(name, space, labels, affine, index, tuple(names), networks, centres, sha256)
+    sha256 = atlas_digest(labels, affine, index, middles, (space, *names, *(networks or ())))
+    return Atlas(name, space, labels, affine, index, tuple(names), networks, middles, sha256)
 
 
 # --------------------------------------------------------------------------------------------------------------- match

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from nobody import closed, open_folder
 
 from bids_fmmtc.dataset.folders import Sidecars, entries, find_derivatives, refuse_absent
 from bids_fmmtc.dataset.naming import Image
-from bids_fmmtc.errors import InputError, MissingInputError, RepetitionTimeError
+from bids_fmmtc.errors import FmmtcError, InputError, MissingInputError, RepetitionTimeError
 
 BOLD = "sub-01_task-rest_space-MNI152NLin6Asym_desc-preproc_bold.nii.gz"
 
@@ -217,3 +218,24 @@ def test_several_versions_are_asked_about_and_named_ones_are_told(raw, caplog):
 def test_several_folders_of_one_version_are_taken_together(raw):
     roots = [version(raw / "derivatives" / f"fmriprep-ses{i}", "25.2.3") for i in (1, 2)]
     assert find_derivatives(raw) == tuple(roots)
+
+
+def test_a_closed_dataset_beside_others_is_told_of_and_passed_over(caplog):
+    with open_folder() as raw:
+        for name in ("fmriprep", "fmriprep-old"):
+            (raw / "derivatives" / name / "sub-01").mkdir(parents=True)
+            text = json.dumps({"Name": name, "GeneratedBy": [{"Name": "fMRIPrep", "Version": name}]})
+            (raw / "derivatives" / name / "dataset_description.json").write_text(text)
+        old = raw / "derivatives" / "fmriprep-old"
+        with closed(old), caplog.at_level(logging.WARNING):
+            assert find_derivatives(raw) == (raw / "derivatives" / "fmriprep",)
+            assert f"Folder {old} cannot be read: Permission denied. Passed over." in caplog.text
+        with closed(raw), pytest.raises(FmmtcError, match="cannot be read"):
+            find_derivatives(raw)
+
+
+def test_a_circle_of_links_is_no_dataset(raw):
+    (raw / "derivatives").mkdir()
+    (raw / "derivatives" / "fmriprep-loop").symlink_to("fmriprep-loop")
+    with pytest.raises(InputError, match="derivatives: fmriprep-loop"):
+        find_derivatives(raw)

@@ -2,8 +2,10 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import pytest
+from nobody import closed, open_folder
 
 from bids_fmmtc.dataset.series import SeriesQuery, choose_atlas, find_series, read_series_filters, select_series
 from bids_fmmtc.errors import InputError, MissingInputError, SelectionError, UsageError
@@ -27,7 +29,7 @@ def tree(tmp_path):
 
 
 def select(folder, **query):
-    return select_series(folder, find_series(folder), SeriesQuery(**query))
+    return select_series(find_series(folder), SeriesQuery(**query))
 
 
 def keys(selection):
@@ -50,7 +52,7 @@ def test_tables_are_found_at_any_depth_and_confounds_are_none(tree, caplog):
         "bochum-004_timeseries.tsv",
     )
     with caplog.at_level(logging.WARNING):
-        found = find_series(folder)
+        found = find_series(folder).files
     assert [f.path.name.split("_")[0] for f in found] == ["sub-01", "sub-2", "sub-10"]
     assert "Passed over 1 tables whose names" in caplog.text
 
@@ -60,7 +62,7 @@ def test_links_are_followed_and_circles_end(tree, tmp_path):
     other = tree("sub-02/func/sub-02_timeseries.tsv", root="other")
     (folder / "link").symlink_to(other)
     (folder / "loop").symlink_to(folder)
-    assert [f.labels["sub"] for f in find_series(folder)] == ["02", "01"]
+    assert [f.labels["sub"] for f in find_series(folder).files] == ["02", "01"]
 
 
 def test_a_folder_without_series_says_what_is_looked_for(tree, tmp_path):
@@ -77,13 +79,13 @@ def test_a_folder_without_series_says_what_is_looked_for(tree, tmp_path):
 
 def test_one_atlas_is_taken_and_several_are_listed(tree):
     folder = tree("sub-1_seg-A_timeseries.tsv")
-    files = find_series(folder)
+    files = find_series(folder).files
     assert choose_atlas(files, None, folder) == choose_atlas(files, "a", folder) == "A"
     assert choose_atlas(files, "Other", folder) == "A"
     with pytest.raises(SelectionError, match="series of atlas A, not of Other"):
         choose_atlas(files, "Other", folder, strict=True)
     folder = tree("sub-1_seg-A_timeseries.tsv", "sub-1_seg-B400_timeseries.tsv", "sub-1_timeseries.tsv")
-    files = find_series(folder)
+    files = find_series(folder).files
     with pytest.raises(
         SelectionError, match=r"series of atlas \(none in the name\), A, B400\. Choose one with --atlas"
     ):
@@ -96,7 +98,7 @@ def test_one_atlas_is_taken_and_several_are_listed(tree):
 
 def test_a_plain_table_is_of_any_atlas(tree):
     folder = tree("sub-1_timeseries.tsv")
-    assert choose_atlas(find_series(folder), "X", folder, strict=True) is None
+    assert choose_atlas(find_series(folder).files, "X", folder, strict=True) is None
 
 
 # select
@@ -259,8 +261,7 @@ def test_what_is_laid_end_to_end_is_passed_over(tmp_path, runs):
         path = tmp_path / "sub-01" / "func" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("a\tb\n1\t2\n2\t1\n")
-    files = find_series(tmp_path)
-    found = select_series(tmp_path, files, SeriesQuery(atlas="A", repetition_time=2.0))
+    found = select_series(find_series(tmp_path), SeriesQuery(atlas="A", repetition_time=2.0))
     assert len(found.recordings) == len(runs)
     (skipped,) = found.skipped
     assert "laid end to end" in skipped.reason
@@ -270,5 +271,34 @@ def test_what_is_laid_end_to_end_is_passed_over(tmp_path, runs):
 def test_giga_connectome_s_scrubbing_presets_are_found(tmp_path):
     name = "sub-01_task-rest_atlas-G_desc-10ParcelsScrubbing.5_timeseries.tsv"
     (tmp_path / name).write_text("a\tb\n1\t2\n2\t1\n")
-    (file,) = find_series(tmp_path)
+    (file,) = find_series(tmp_path).files
     assert file.labels["desc"] == "10ParcelsScrubbing.5"
+
+
+def test_what_cannot_be_entered_costs_its_participant_alone(caplog):
+    """A closed folder, a closed session and a circle of links: three rows; who is whole is imported."""
+    with open_folder() as folder:
+        for label, below in (("01", "func"), ("02", "func"), ("03", "ses-a"), ("03", "ses-b")):
+            session = f"_{below}" if below.startswith("ses-") else ""
+            path = folder / f"sub-{label}" / below / f"sub-{label}{session}_task-rest_seg-A_timeseries.tsv"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("a\tb\n1\t2\n2\t1\n")
+        (folder / "sub-04").symlink_to("sub-04")
+        (folder / "logs").mkdir()
+        query = SeriesQuery(atlas="A", repetition_time=2.0)
+        with closed(folder / "sub-02", folder / "sub-03" / "ses-b", folder / "logs"):
+            with caplog.at_level(logging.WARNING):
+                found = select_series(find_series(folder), query)
+            one = select_series(find_series(folder), replace(query, participants=("01",)))
+        with closed(folder), pytest.raises(InputError, match="Permission denied"):
+            find_series(folder)
+        assert keys(found) == ["sub-01_task-rest", "sub-03_ses-a_task-rest"]
+        assert [(f.key, f.kind) for f in found.failures] == [
+            ("sub-02", "input"),
+            ("sub-03", "input"),
+            ("sub-04", "input"),
+        ]
+        assert "Permission denied" in found.failures[0].message
+        assert "links" in found.failures[2].message
+        assert f"Folder {folder / 'logs'} cannot be read: Permission denied. Passed over." in caplog.text
+        assert (keys(one), one.failures) == (["sub-01_task-rest"], ())

@@ -14,7 +14,7 @@ from bids_fmmtc.signals.parcellate import frames, read_header
 
 AFFINE = np.array([[2, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]], float)
 SHAPE = (6, 7, 5, 4)
-CODES, DIMS, OFFSET, SCALE = 252, 40, 108, 112  # bytes of a NIfTI-1 header
+CODES, DIMS, OFFSET, SCALE, SFORM = 252, 40, 108, 112, 280  # bytes of a NIfTI-1 header
 RUNS = 1000
 
 
@@ -59,6 +59,22 @@ def test_neither_orientation_code_set_is_refused_and_either_serves(tmp_path, suf
     said = refusal(patched(path, CODES, "<hh", 0, 0))
     assert "sform_code and qform_code are both 0" in said
     assert refusal(path, AtlasError)
+
+
+@pytest.mark.parametrize(
+    "first", [(0, 0, 0, 0), (np.nan, 0, 0, 0), (np.inf, 0, 0, 0), (2e-3, 0, 0, 0), (2, 0, 0, np.nan)]
+)
+def test_a_matrix_that_places_no_voxels_is_refused(tmp_path, first):
+    path = patched(patched(image(tmp_path / "b.nii.gz"), CODES, "<hh", 0, 1), SFORM, "<4f", *first)
+    for error in (ImageError, AtlasError):
+        with pytest.raises(error, match="affine"):
+            open_nifti(path, "image", error)
+
+
+def test_a_flat_matrix_is_refused(tmp_path):
+    path = patched(patched(image(tmp_path / "b.nii"), CODES, "<hh", 0, 1), SFORM, "<8f", 2, 0, 0, 1, 2, 0, 0, 1)
+    with pytest.raises(ImageError, match="affine"):
+        open_nifti(path)
 
 
 @pytest.mark.parametrize("n", [30_000, 32_767])
