@@ -175,10 +175,10 @@ def top_planted(cohort, effect, n, seed):
     parts = final_model(linear(cohort), cohort, Inner(), "model").fitted.head()
     head = filled_head(parts.spec, parts.shapes, parts.state).eval()
     path = SeriesPath(BrainLMModality(planted.encoder(), TokenOrder()), planted.XYZ, "global_sd")
-    explainer = Explainer(head, mean_features(cohort.arrays), None, path)
+    explainer = Explainer(head, mean_features({name: cohort.arrays[name] for name in BOTH}), None, path)
     found = []
     for i, (values, _, _) in enumerate(planted.recordings(n, effect, seed=seed)):
-        first = {name: rows[i][:1] for name, rows in cohort.arrays.items()}
+        first = {name: cohort.arrays[name][i][:1] for name in BOTH}
         found.append(explainer.explain(cohort.keys[i], first, planted.cut(values)[:1]))
     top = group_attribution(found).maps[COMBINED].order[:TOP]
     return int(np.isin(top, planted.PLANTED).sum())
@@ -195,9 +195,11 @@ def effects(options):
                 row = {"effect": effect, "n": n, "seed": seed}
                 row |= {
                     f"{model}_{name}": found["models"][model]["metrics"][name]["value"]
-                    for model in ("model", "t_only", "c_only")
+                    for model in ("model", "t_only", "c_only", "amplitude")
                     for name in AREAS
                 }
+                chosen = [setting for repeat in found["models"]["model"]["settings"] for setting in repeat]
+                row["edge"] = sum(setting.get("edge") == "weakest" for setting in chosen) / len(chosen)
                 row["named"] = any(line.startswith(sentence) for line in said)
                 row["top"] = top_planted(cohort, effect, n, 100 + seed)
                 rows.append(row)
@@ -211,14 +213,23 @@ def show_effects(rows, options):
         for n in options.sizes:
             some = [r for r in rows if r["effect"] == effect and r["n"] == n]
             cells = [effect, n]
-            for model in ("model", "t_only", "c_only"):
+            for model in ("model", "t_only", "c_only", "amplitude"):
                 values = [r[f"{model}_auroc_within"] for r in some]
                 cells.append(f"{np.mean(values):.2f} ({min(values):.2f} to {max(values):.2f})")
             pooled = [r["model_auroc"] for r in some]
             cells.append(f"{np.mean(pooled):.2f} ({min(pooled):.2f} to {max(pooled):.2f})")
             named = f"{sum(r['named'] for r in some)} of {len(some)}"
             lines.append([*cells, named, f"{min(r['top'] for r in some)} to {max(r['top'] for r in some)}"])
-    head = ["effect in", "people", "model", "T only", "C only", "model, all pairs", "ablation names it"]
+    head = [
+        "effect in",
+        "people",
+        "model",
+        "T only",
+        "C only",
+        "amplitude, no encoder",
+        "model, all pairs",
+        "ablation names it",
+    ]
     head.append(f"planted ({planted.N_PLANTED}) among the top 20 of {planted.R} parcels")
     return f"Planted effects: AUROC within folds, mean (range) of {options.seeds} cohorts.\n\n" + table(head, lines)
 

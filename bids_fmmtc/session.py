@@ -171,6 +171,7 @@ def _model_facts(place: Workplace) -> dict[str, Any]:
         "Threshold": bundle.threshold,
         "Calibration": dict(bundle.calibration),
         "Conformal": dict(bundle.conformal) if bundle.conformal else "n/a",
+        "ConformalCaution": str(bundle.card.get("caution", "n/a")),
         "OutOfFold": bundle.card.get("out_of_fold", "n/a"),
         "WindowRule": f"{rule.length} frames every {rule.stride}, pooled over runs: mean of logits, then calibrated",
         "ConnectivityFrames": task.recipe.connectivity.frames,

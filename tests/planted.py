@@ -23,6 +23,7 @@ from functools import cache
 import numpy as np
 
 from bids_fmmtc.modalities.connectivity import connectivity
+from bids_fmmtc.signals.amplitude import amplitude
 from bids_fmmtc.signals.windows import plan_windows, scale
 from bids_fmmtc.types import Cohort
 
@@ -157,14 +158,15 @@ def cut(values):
 
 
 def features(values, model):
-    """Return what the participant level keeps of a series (T, R): ``brainlm`` (W, H) and ``fc`` (W, R, R)."""
+    """Return what an analysis reads of a series (T, R): ``brainlm`` (W, H), ``fc`` (W, R, R), amplitude (1, R)."""
     from bids_fmmtc.modalities.brainlm import BrainLMModality
     from bids_fmmtc.modalities.token_order import TokenOrder
 
     windows = plan_windows([len(values)], WINDOW, WINDOW)
     vectors = BrainLMModality(model, TokenOrder()).compute(Opened(values), windows)
     edges = [connectivity(values[start:stop], "pearson", fisher_z=True) for start, stop in windows]
-    return {"brainlm": vectors, "fc": np.stack(edges)}
+    by_parcel = amplitude(values, np.ones(len(values), np.bool_))
+    return {"brainlm": vectors, "fc": np.stack(edges), **{k: v[None] for k, v in by_parcel._asdict().items()}}
 
 
 def outcomes(rng, n, effect, share):
@@ -216,7 +218,7 @@ def cohort(n, effect="none", *, seed=0, model=None, **more):
         keys=tuple(f"{name}_ses-{1 + (i >= n)}_task-rest" for i, name in enumerate(names)),
         subjects=names,
         groups=names,
-        arrays={name: tuple(row[name] for row in rows) for name in ("brainlm", "fc")},
+        arrays={name: tuple(row[name] for row in rows) for name in rows[0]},
         y=np.array([y for _, y, _ in found]),
         kind="classification",
         covariates={"age": rng.normal(55, 12, (n, 1)).round()[who], "sex": np.eye(2)[rng.integers(0, 2, n)][who]},

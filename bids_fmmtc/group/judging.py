@@ -12,7 +12,7 @@ import numpy as np
 
 from bids_fmmtc.errors import DataError, FmmtcError
 from bids_fmmtc.group.study import Study, load_other, people
-from bids_fmmtc.learning.contestants import LEARNERS, RANDOM, Contestant, contestants
+from bids_fmmtc.learning.contestants import LEARNERS, Contestant, contestants, learnt_from
 from bids_fmmtc.learning.evaluate import Final, Judgements, cross_validate, permutation_null
 from bids_fmmtc.learning.folds import Fold, site_folds
 from bids_fmmtc.learning.intervals import corrected_t, difference, estimates, fold_values, permutation_p
@@ -120,7 +120,7 @@ def published(study: Study) -> dict[str, Any]:
 
     if study.cohort.kind == "regression":
         return {"status": "not run", "reason": "the published protocol classifies; give --responder-if"}
-    blocks = tuple(n for n in study.cohort.arrays if not n.endswith(RANDOM))
+    blocks = learnt_from(study.cohort)
     head: Literal["fmmtc", "linear"] = "linear" if study.setup.head == "linear" else "fmmtc"
     options = TrainingOptions(**study.setup.options)
     try:
@@ -274,7 +274,7 @@ def _adapted(study: Study, final: Final, cohort: Cohort) -> dict[str, Any]:
     from bids_fmmtc.learning.train import AdaptedLearner  # noqa: PLC0415
 
     there = study.with_cohort(cohort)
-    blocks = tuple(n for n in cohort.arrays if not n.endswith(RANDOM))
+    blocks = learnt_from(cohort)
     options = TrainingOptions(**study.setup.options)
     learners: dict[str, Learner] = {
         "adapted": AdaptedLearner(final.fitted.head(), cohort, options, study.setup),

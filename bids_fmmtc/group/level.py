@@ -146,12 +146,13 @@ def _built(study: Study, folder: Path, settings: Settings) -> dict[str, Any]:
     place, study = str(study.folder), replace(study, folder=folder)
     results.write_exclusions(study)
     encoder = scans.load_encoder(study, settings)
-    study = scans.with_random_encoder(study, encoder)
+    study = scans.with_amplitude(scans.with_random_encoder(study, encoder))
     judged = judging.judge_all(study)
     evaluation = judging.evaluation(study, judged, settings)
     results.write_comparison(study, evaluation["models"])
     results.write_predictions(study, judging.made(judged[0]))
     final = final_model(judging.learner_of(judged[0]), study.cohort, study.scheme.inner, "model")
+    evaluation["final"] = {"setting": final.setting}
     for name, part in _parts(study, judged, final, encoder, evaluation, settings).items():
         found = _guarded(name, part)
         if "reason" in found:

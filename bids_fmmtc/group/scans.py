@@ -13,13 +13,14 @@ from bids_fmmtc.dataset.records import Record, common_recipe, gather
 from bids_fmmtc.dataset.scans import session_key
 from bids_fmmtc.errors import DataError, FmmtcError, MissingInputError
 from bids_fmmtc.group.study import Study
-from bids_fmmtc.learning.contestants import RANDOM
+from bids_fmmtc.learning.contestants import AMPLITUDE, RANDOM
 from bids_fmmtc.modalities import load_modality, pretrained
 from bids_fmmtc.modalities.brainlm import BrainLMModality
 from bids_fmmtc.plan import weights_folder
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.recording import reopen
 from bids_fmmtc.settings import Settings
+from bids_fmmtc.signals.amplitude import amplitude
 from bids_fmmtc.signals.atlas import read_atlas
 from bids_fmmtc.signals.parcels import open_atlas
 from bids_fmmtc.types import Atlas, Cohort, Float32
@@ -69,6 +70,14 @@ class Scans:
         """Return (W, H) vectors of all windows of a session by another encoder; raises as `windows`."""
         opened = (reopen(r.path, self.recipes[r.root], self.atlas.xyz) for r in self.records[key])
         return np.concatenate([encoder.compute(source, source.windows) for source in opened])
+
+    def amplitude(self, key: str) -> dict[str, Float32]:
+        """Return each of `AMPLITUDE`, (runs, R), over all frames that a session's runs keep; raises as `windows`."""
+        opened = (reopen(r.path, self.recipes[r.root], self.atlas.xyz).cleaned for r in self.records.get(key, ()))
+        runs = [amplitude(cleaned.values, cleaned.keep) for cleaned in opened]
+        if not runs:
+            raise DataError(f"session {key} has no parcel series.", "Run the participant level again.")
+        return {name: np.stack([getattr(run, name) for run in runs]) for name in AMPLITUDE}
 
 
 def scans_of(features: Sequence[Path]) -> Scans:
@@ -129,6 +138,25 @@ def with_random_encoder(study: Study, encoder: BrainLMModality | None) -> Study:
         log.warning("No untrained encoder: %s", error)
         return study
     more = {encoder.name + RANDOM: tuple(np.asarray(a, np.float32) for a in arrays)}
+    return study.with_cohort(replace(study.cohort, arrays={**study.cohort.arrays, **more}))
+
+
+def with_amplitude(study: Study) -> Study:
+    """Return the study with the amplitude of every parcel beside its features, for a baseline that needs no encoder.
+
+    It is computed here from the stored series, not at the participant level: no recipe changes for a baseline, and
+    outputs of earlier versions have it too. Where the series are gone, the comparison says that it was not run.
+    """
+    scans = scans_of(study.features)
+    try:
+        found = [
+            study.ledger.once(f"amplitude/{key}", lambda key=key: scans.amplitude(key))  # type: ignore[misc]
+            for key in study.cohort.keys
+        ]
+    except FmmtcError as error:
+        log.warning("No amplitude of parcels: %s", error)
+        return study
+    more = {name: tuple(np.asarray(of[name], np.float32) for of in found) for name in AMPLITUDE}
     return study.with_cohort(replace(study.cohort, arrays={**study.cohort.arrays, **more}))
 
 

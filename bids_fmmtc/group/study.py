@@ -19,7 +19,7 @@ from bids_fmmtc.dataset.outcomes import Outcomes, OutcomeSpec, read_outcomes
 from bids_fmmtc.dataset.records import common_recipe
 from bids_fmmtc.dataset.tables import dataset_roots
 from bids_fmmtc.errors import DataError, SelectionError
-from bids_fmmtc.learning.contestants import RANDOM, Setup
+from bids_fmmtc.learning.contestants import Setup, learnt_from
 from bids_fmmtc.learning.evaluate import Scheme
 from bids_fmmtc.learning.ledger import Ledger
 from bids_fmmtc.learning.nested import Inner
@@ -203,7 +203,7 @@ def load_other(settings: Settings, study: Study, folder: Path, outcome: str) -> 
 
 def _scan_digest(cohort: Cohort, row: int) -> bytes:
     """Return the sha256 of a row's connectivity or vectors: equal for copies of one scan whatever their label."""
-    name = min(n for n in cohort.arrays if not n.endswith(RANDOM))
+    name = min(learnt_from(cohort))
     return hashlib.sha256(np.ascontiguousarray(cohort.arrays[name][row]).tobytes()).digest()
 
 

@@ -17,13 +17,13 @@ from bids_fmmtc.group.results import BUNDLE
 from bids_fmmtc.group.study import Study
 from bids_fmmtc.learning.bundle import EncoderReference, ModelBundle
 from bids_fmmtc.learning.card import trained_card
-from bids_fmmtc.learning.contestants import RANDOM
+from bids_fmmtc.learning.contestants import learnt_from
 from bids_fmmtc.learning.decide import fit_conformal, fit_reference
 from bids_fmmtc.learning.evaluate import Final
 from bids_fmmtc.learning.nested import probabilities
 from bids_fmmtc.learning.novelty import FEWEST, Novelty, embedding
 from bids_fmmtc.learning.save import save_bundle
-from bids_fmmtc.learning.verdict import PRIMARY
+from bids_fmmtc.learning.verdict import PRIMARY, conformal_caution
 from bids_fmmtc.settings import Settings
 from bids_fmmtc.types import Cohort, Float64
 
@@ -121,9 +121,8 @@ def _novelty(cohort: Cohort) -> dict[str, Novelty] | None:
     if len(set(cohort.groups)) < FEWEST:
         return None
     return {
-        name: Novelty.fit(np.stack([embedding(windows) for windows in arrays]), cohort.groups)
-        for name, arrays in cohort.arrays.items()
-        if not name.endswith(RANDOM)
+        name: Novelty.fit(np.stack([embedding(windows) for windows in cohort.arrays[name]]), cohort.groups)
+        for name in learnt_from(cohort)
     }
 
 
@@ -149,6 +148,7 @@ def _facts(study: Study, final: Final, evaluation: Mapping[str, Any], command: s
         },
         "training_command": public_command(command),
         "demo": study.demo,
+        "caution": conformal_caution(evaluation),
     }
     if cohort.sites is not None:
         where = np.array(cohort.sites)

@@ -33,11 +33,13 @@ SECTIONS = {
 """Sections in their order, and their headings; any others follow by name, under it."""
 COMMAND = "training_command"
 """The one entry that is shown as code."""
+CAUTION = "caution"
+"""The one entry that is not shown by itself: the limits hold it, and pages of people that the model is applied to."""
 REQUIRED = (
     *("title", "datasets", "classes", "outcome", "findings", "metrics", "baselines", "protocol", "software"),
     COMMAND,
 )
-OPTIONAL = ("sites", "ages", "arms", "external", "out_of_fold", "version", "demo")
+OPTIONAL = ("sites", "ages", "arms", "external", "out_of_fold", "version", "demo", CAUTION)
 OLDEST = 89.0
 """Years; greater ages could tell who a person is and are not shown, as BIDS advises."""
 DEEPEST = 4  # lists below lists; what lies deeper is shown as JSON
@@ -58,7 +60,8 @@ def trained_card(facts: Mapping[str, Any]) -> dict[str, Any]:
         ``metrics`` (name -> ``value``, ``low``, ``high``); ``baselines`` (name -> metrics); ``protocol`` and
         ``software`` (anything JSON); ``training_command``. Where they are known: ``sites`` (name -> number of
         people), ``ages`` (years, NaN where missing), ``arms`` (names of the arms learnt from), ``external`` (cohort
-        -> metrics), ``out_of_fold`` (range of probability -> class -> number of sessions), ``version``, ``demo``.
+        -> metrics), ``out_of_fold`` (range of probability -> class -> number of sessions), ``version``, ``demo``,
+        ``caution`` (why its conformal sets are not to be relied on).
 
     Raises
     ------
@@ -72,7 +75,7 @@ def trained_card(facts: Mapping[str, Any]) -> dict[str, Any]:
     if len(facts["classes"]) != 2:
         raise BundleError(f"model card: expected two classes, found {list(facts['classes'])}.")
     card = {name: facts[name] for name in ("title", "outcome", "findings", "metrics", "baselines", "protocol")}
-    more = {name: facts[name] for name in ("external", "out_of_fold", "version") if facts.get(name)}
+    more = {name: facts[name] for name in ("external", "out_of_fold", "version", CAUTION) if facts.get(name)}
     return card | {
         "demo": bool(facts.get("demo", False)),
         "data": _data(facts),
@@ -133,7 +136,8 @@ def _limits(facts: Mapping[str, Any]) -> str:
             "atlas or embedding lies outside what training saw is flagged outside_reference; its probability is not "
             "to be relied on. The flags are no proof of likeness: another diagnosis, treatment, age or scanner than "
             "in training is outside too, and need not raise one.",
-            "The conformal set holds the true class at the stated rate among people like those of training, not for "
+            facts.get(CAUTION)
+            or "The conformal set holds the true class at the stated rate among people like those of training, not for "
             "any one of them.",
         )
     )
@@ -156,7 +160,7 @@ def card_text(document: Mapping[str, Any], recipe_digest: str) -> str:
     lines = [f"# {plain(card.get('title', ''))}", ""]
     if card.get("demo"):
         lines += ["**Demonstration only: this model predicts nothing about patients.**", ""]
-    others = sorted(set(card) - {*SECTIONS, "title", "demo", COMMAND})
+    others = sorted(set(card) - {*SECTIONS, "title", "demo", COMMAND, CAUTION})
     for name in (n for n in (*SECTIONS, *others) if n in card):
         lines += [f"## {SECTIONS.get(name, _heading(name))}", "", *_block(card[name]), ""]
     if COMMAND in card:

@@ -19,6 +19,8 @@ from bids_fmmtc.types import Cohort, Float64, Rows
 CONNECTIVITY = "fc"
 RANDOM = "_random"
 """Suffix of the array that holds what an encoder of the same shape with random weights makes of the same windows."""
+AMPLITUDE = ("log_variance", "autocorrelation")
+"""Arrays (runs, R) that tell of each parcel by itself what no encoder is needed for; see `signals.amplitude`."""
 
 Role = Literal["model", "ablation", "baseline"]
 
@@ -69,9 +71,14 @@ class Contestant:
     reason: str = ""
 
 
+def learnt_from(cohort: Cohort) -> tuple[str, ...]:
+    """Return the modalities of a cohort that a model may learn from; other arrays serve only what stands beside it."""
+    return tuple(name for name in cohort.arrays if name not in AMPLITUDE and not name.endswith(RANDOM))
+
+
 def contestants(cohort: Cohort, setup: Setup) -> list[Contestant]:
     """Return the model first, then everything it is compared with."""
-    names = tuple(n for n in cohort.arrays if not n.endswith(RANDOM))
+    names = learnt_from(cohort)
     series = tuple(n for n in names if n != CONNECTIVITY)
     connectivity = tuple(n for n in names if n == CONNECTIVITY)
     untrained = tuple(n + RANDOM for n in series)
@@ -112,6 +119,7 @@ def contestants(cohort: Cohort, setup: Setup) -> list[Contestant]:
             build(bool(connectivity) and not linear, _linear, connectivity),
             why_c or ("the same as c_only" if both else whole if linear else ""),
         ),
+        _amplitude(cohort, setup),
         *_trivial(cohort, setup),
     ]
 
@@ -119,6 +127,18 @@ def contestants(cohort: Cohort, setup: Setup) -> list[Contestant]:
 def _model_text(head: str, series: tuple[str, ...], connectivity: tuple[str, ...]) -> str:
     parts = " + ".join([*(["T"] if series else []), *(["C"] if connectivity else [])])
     return f"{HEAD_TEXTS[head]}, {parts}"
+
+
+def _amplitude(cohort: Cohort, setup: Setup) -> Contestant:
+    """Return what needs no encoder: how much each parcel fluctuates, and how slowly."""
+    ready = set(AMPLITUDE) <= set(cohort.arrays)
+    return Contestant(
+        "amplitude",
+        "amplitude, no encoder (log-variance and lag-1 autocorrelation of each parcel, linear)",
+        "baseline",
+        _linear(cohort, AMPLITUDE, setup) if ready else None,
+        "" if ready else "needs the parcel series",
+    )
 
 
 def _trivial(cohort: Cohort, setup: Setup) -> list[Contestant]:

@@ -79,5 +79,9 @@ class Learner(Protocol):
         ...
 
     def describe(self, choice: int) -> dict[str, Any]:
-        """Return a setting as JSON-ready facts, ``{"penalty": 0.1}`` or ``{"epochs": 37}``."""
+        """Return a setting as JSON-ready facts, ``{"penalty": 0.1}`` or ``{"epochs": 37}``.
+
+        Where it lies on the edge of what was tried, ``edge`` says on which (`verdict.EDGES`): beyond it another might
+        do better.
+        """
         ...

@@ -28,10 +28,12 @@ from bids_fmmtc.learning.learner import HeadParts
 from bids_fmmtc.learning.penalised import logistic, one_thread, ridge
 from bids_fmmtc.types import Cohort, Float64, Rows
 
-PENALTIES = (100.0, 10.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.001)
+PENALTIES = (100.0, 10.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.001, 1e-4, 1e-5, 1e-6)
 """Strengths p of the penalty, strongest first: minimised is mean weighted loss + p / 2 * squared norm of the weights
 of the scaled features, where the loss is the negative log-likelihood or half the squared error. At 100 the scores
-order people as the difference of the class means does; at 0.001 tens of people are fitted almost exactly."""
+order people as the difference of the class means does. At 0.001 tens of people are fitted almost exactly, and yet an
+effect in few of many edges needs less: norm on the many others is what the penalty forbids. At 1e-6 people who can be
+parted are parted by nearly the widest margin, which no weaker penalty widens."""
 
 
 class LinearLearner:
@@ -89,10 +91,11 @@ class LinearLearner:
         return LinearFit(self.cohort, self._blocks, mix, train, duals[-1], float(intercepts[-1]), own[-1])
 
     def describe(self, choice: int) -> dict[str, Any]:
-        """Return ``{"penalty": value}``, and with several blocks which of them are used."""
+        """Return ``{"penalty": value}``, with several blocks which of them are used, and the edge where it is one."""
         strength, which = divmod(choice, len(self._mixes))
         used = [block.name for block, say in zip(self._blocks, self._mixes[which], strict=True) if say]
-        return {"penalty": PENALTIES[strength], **({"blocks": used} if len(self._blocks) > 1 else {})}
+        edge = {0: {"edge": "strongest"}, len(PENALTIES) - 1: {"edge": "weakest"}}.get(strength, {})
+        return {"penalty": PENALTIES[strength], **({"blocks": used} if len(self._blocks) > 1 else {}), **edge}
 
     def _learnt(
         self, y: Float64, train: Rows, mix: Sequence[float], penalties: Sequence[float]

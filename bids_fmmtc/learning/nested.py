@@ -88,11 +88,9 @@ def settle(
     """Choose setting, calibration and threshold by cross-validation inside ``train``."""
     who = [groups[i] for i in train]
     k = most_folds(y[train], who, kind, inner.folds)
+    divisions = [stratified_folds(y[train], who, kind, k, rng_of(inner.seed, name, r)) for r in range(inner.repeats)]
     scores = np.stack(
-        [
-            _out_of_fold(learner, y, train, stratified_folds(y[train], who, kind, k, rng), f"{name}/{r}")
-            for r, rng in ((r, rng_of(inner.seed, name, r)) for r in range(inner.repeats))
-        ]
+        [_out_of_fold(learner, y, train, folds, f"{name}/{r}") for r, folds in enumerate(divisions)]
     )  # (repeats, C, n)
     losses = np.array([loss(scores[:, c], y[train], kind) for c in range(scores.shape[1])])
     choice = int(np.argmin(losses))  # of equals the first: the strongest penalty, the fewest epochs
@@ -100,7 +98,9 @@ def settle(
     if kind == "regression":
         return Settled(choice, losses, chosen, None, None)
     outcomes = np.tile(y[train], len(chosen))
-    calibration = fit_platt(chosen.ravel(), outcomes)
+    calibration = fit_platt(
+        chosen.ravel(), outcomes, np.concatenate([_models(f, r * k) for r, f in enumerate(divisions)])
+    )
     threshold = choose_threshold(probabilities(chosen.ravel(), calibration), outcomes)
     return Settled(choice, losses, chosen, calibration, threshold)
 
@@ -113,6 +113,14 @@ def _out_of_fold(learner: Learner, y: Float64, train: Rows, folds: Sequence[Fold
     for fold, path in zip(folds, paths, strict=True):
         scores[:, fold.test] = path[:reached]
     return scores
+
+
+def _models(folds: Sequence[Fold], first: int) -> Rows:
+    """Return (n,) the number of the model that judged each row, from ``first`` on."""
+    found = np.empty(sum(len(fold.test) for fold in folds), np.intp)
+    for number, fold in enumerate(folds, first):
+        found[fold.test] = number
+    return found
 
 
 def loss(scores: Float64, y: Float64, kind: OutcomeKind) -> float:

@@ -130,8 +130,8 @@ class EpochLearner(ABC):
         return FittedNetwork(unpacked(spec, shapes, found), self.cohort, self.setup.device)
 
     def describe(self, choice: int) -> dict[str, Any]:
-        """Return ``{"epochs": number}``."""
-        return {"epochs": choice + self._least}
+        """Return ``{"epochs": number}``, and the edge where it is all that were allowed."""
+        return {"epochs": choice + self._least, **({"edge": "most"} if choice + 1 == self.choices else {})}
 
     @abstractmethod
     def _spec(self) -> tuple[Mapping[str, Any], Mapping[str, tuple[int, ...]]]:

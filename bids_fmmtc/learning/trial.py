@@ -10,7 +10,10 @@ people's weights exponential, that would be the Jeffreys interval (Rubin 1981, A
 DasGupta 2001, Stat. Sci. 16, 101). Where the judged people also taught the models, what the model changes (share kept,
 log-odds of response among those kept less that of everybody) is spread out by the arm's `intervals.widening`. Sizes,
 costs and savings are computed draw by draw; where the drug's rate is not above the control's, no trial is large
-enough, which counts as infinite and is written as "not reachable".
+enough, which counts as infinite and is written as "not reachable". What is saved is a part of the trial without
+enrichment, and no draw makes the part exceed the whole: a draw that saves says which share of its own trial it saves,
+and that share of the trial as estimated counts. (The plain difference reaches a hundred times the estimated trial, for
+a draw in which drug and control hardly differ needs nearly 100,000 patients.) What a draw loses is its difference.
 
 Measured by simulation (least squares on 5 features, 5 folds, 3 repeats, 40 and 80 people, 250 cohorts each): 95 %
 intervals held the rate among those kept in 97 to 100 % of cohorts and its rise in 93 to 98 %, and on noise claimed a
@@ -265,10 +268,18 @@ def _cost(enrolled: Float64, screened: Float64, options: TrialOptions, *, scanne
 
 
 def _saved(both: Float64) -> Float64:
-    """Return the first column less the second; a draw in which neither is reachable saves nothing."""
+    """Return (1 + B,) the first column less the second; draws that save do so by the same share of the first estimate.
+
+    A draw in which neither is reachable saves nothing. Where the trial without enrichment is estimated not to be
+    reachable there is no whole to be a part of, and draws are differences.
+    """
+    whole = both[0, 0]
     with np.errstate(invalid="ignore"):
         saved = both[:, 0] - both[:, 1]
-    saved[1:] = np.where(np.isnan(saved[1:]), 0, saved[1:])
+        saved[1:] = np.where(np.isnan(saved[1:]), 0, saved[1:])
+        gains = np.flatnonzero((saved > 0) & np.isfinite(whole))
+        gains = gains[gains > 0]
+        saved[gains] = whole * (1 - both[gains, 1] / both[gains, 0])
     return np.asarray(saved)
 
 

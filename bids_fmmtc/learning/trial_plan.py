@@ -233,9 +233,10 @@ class Trial:
     screened
         People to screen.
     fewer
-        Patients of the trial without enrichment less those of this one.
+        Patients of the trial without enrichment less those of this one; the interval is at most the former, of which
+        it is a part.
     cost, saving
-        Total, and the trial without enrichment less this one; None without costs.
+        Total, and the trial without enrichment less this one, with an interval as of ``fewer``; None without costs.
     feasible, smaller
         Share of draws in which the trial is reachable, and in which it needs fewer patients than without enrichment.
     """

@@ -122,7 +122,8 @@ def _cost_sentence(everybody: Trial, trial: Trial, options: TrialOptions) -> lis
     if trial.saving is None or everybody.cost is None or not np.isfinite(trial.saving.value):
         return []
     unit = f" {options.currency}".rstrip()
-    of = f"of {_count(everybody.cost.value)}{unit}"
+    sure = "" if everybody.cost.low == everybody.cost.high else f" (itself uncertain: {_span(everybody.cost)})"
+    of = f"of {_count(everybody.cost.value)}{unit}{sure}"
     if trial.saving.value <= 0:
         return [f"It would save no money: {_count(-trial.saving.value)}{unit} more than the trial without it {of}."]
     tail = "." if trial.saving.low > 0 else "; the interval does not exclude that it saves nothing."
@@ -143,6 +144,11 @@ def notes_of(source: Source, unused: Quantity | None, options: TrialOptions) -> 
         f"{LARGEST_TRIAL:,} patients counts as not reachable.",
         "A trial that enrols those kept says nothing of those left out.",
     ]
+    if source != "none":
+        said.append(
+            "What is saved is a part of the trial without enrichment: its interval rests on the share that each draw "
+            "saves and never exceeds that trial as estimated, whose own uncertainty it does not hold."
+        )
     if source == "given":
         said.append(f"The responder rate under control, {options.control_rate:g}, was given and has no interval.")
     if unused is not None:

@@ -25,19 +25,33 @@ CONFOUNDS = {
 }
 
 
+EDGES = {
+    "weakest": "the weakest penalty",
+    "strongest": "the strongest penalty",
+    "most": "the greatest number of epochs",
+}
+"""Edge of what was tried, as `learner.Learner.describe` names it, in words."""
+UNRELIABLE = (
+    "As the model is not shown to be better than chance on people held out, its conformal sets are not to be relied on "
+    "either: the rate they promise holds only as far as its out-of-fold probabilities carry over to new people."
+)
+
+
 def verdicts(evaluation: Mapping[str, Any]) -> list[str]:
-    """Return sentences on: chance, confounds, baselines, modalities, sites, other cohorts.
+    """Return sentences on: chance, conformal sets, settings, confounds, baselines, modalities, sites, other cohorts.
 
     Parameters
     ----------
     evaluation
         ``kind``, ``n``, ``models`` (name -> ``text``, ``role``, ``status``, ``metrics``), and where they were run
-        ``comparisons``, ``permutation``, ``leave_one_site_out``, ``within_site``, ``external``.
+        ``comparisons``, ``permutation``, ``leave_one_site_out``, ``within_site``, ``external``, ``final``.
     """
     metric = PRIMARY[evaluation["kind"]]
-    said = [_chance(evaluation, metric)]
+    caution = conformal_caution(evaluation)
+    said = [_chance(evaluation, metric), *([caution] if caution else []), *_edges(evaluation)]
     said += _confounds(evaluation, metric)
     said += _baselines(evaluation)
+    said += _without_encoder(evaluation, metric)
     said += _modalities(evaluation, metric)
     said += _sites(evaluation, metric)
     said += _external(evaluation, metric)
@@ -65,6 +79,33 @@ def found_effect(evaluation: Mapping[str, Any]) -> bool:
     estimate = _metric(evaluation, "model", metric)
     permutation = evaluation.get("permutation")
     return better(estimate, CHANCE[metric]) and (permutation is None or permutation["p"] < SIGNIFICANT)
+
+
+def conformal_caution(evaluation: Mapping[str, Any]) -> str:
+    """Return why conformal sets of the model are not to be relied on; empty where they are, or where there are none."""
+    return "" if evaluation["kind"] == "regression" or found_effect(evaluation) else UNRELIABLE
+
+
+def _edges(evaluation: Mapping[str, Any]) -> list[str]:
+    """Say how often a setting of the model lay on the edge of what was tried."""
+    folds = [setting for repeat in evaluation["models"]["model"].get("settings", ()) for setting in repeat]
+    final = (evaluation.get("final") or {}).get("setting", {})
+    said = []
+    for edge, words in EDGES.items():
+        there = [setting for setting in (*folds, final) if setting.get("edge") == edge]
+        if not there:
+            continue
+        number = there[0].get("penalty", there[0].get("epochs"))
+        n = sum(setting.get("edge") == edge for setting in folds)
+        where = [
+            *([f"in {n} of {len(folds)} folds"] if n else []),
+            *(["in the final model"] if there[-1] is final else []),
+        ]
+        said.append(
+            f"The setting that was chosen is {words} tried ({number:g}) {' and '.join(where)}: one beyond it was not "
+            "tried and might do better."
+        )
+    return said
 
 
 def _p(permutation: Mapping[str, Any]) -> str:
@@ -140,6 +181,17 @@ def _baselines(evaluation: Mapping[str, Any]) -> list[str]:
     return said
 
 
+def _without_encoder(evaluation: Mapping[str, Any], metric: str) -> list[str]:
+    """Say where the amplitude of parcels predicts by itself: an encoder is then not needed to find something."""
+    estimate = _metric(evaluation, "amplitude", metric)
+    if not better(estimate, CHANCE[metric]) or estimate is None:
+        return []
+    return [
+        "Log-variance and autocorrelation of parcels predict the outcome without an encoder "
+        f"({shown(metric, estimate)})."
+    ]
+
+
 def _modalities(evaluation: Mapping[str, Any], metric: str) -> list[str]:
     t, c = _metric(evaluation, "t_only", metric), _metric(evaluation, "c_only", metric)
     if t is None or c is None:
@@ -186,5 +238,8 @@ def _external(evaluation: Mapping[str, Any], metric: str) -> list[str]:
         if cohort["status"] != "ok":
             said.append(f"Cohort {name} could not be judged; evaluation.json says why.")
             continue
-        said.append(f"On cohort {name}, untouched until then: {_standing(metric, cohort['metrics'][metric])}.")
+        estimate = cohort["metrics"][metric]
+        sets = evaluation["kind"] == "classification" and not better(estimate, CHANCE[metric])
+        also = "; conformal sets are not to be relied on there" if sets else ""
+        said.append(f"On cohort {name}, untouched until then: {_standing(metric, estimate)}{also}.")
     return said

@@ -27,7 +27,7 @@ SECTIONS = {
 }
 """Sections of words, in their order; the first of ``findings`` also stands at the top."""
 _SHOWN = {*SECTIONS, "title", "demo", "version", "metrics", "baselines", "external", "protocol", "software"}
-_SHOWN |= {"training_command"}
+_SHOWN |= {"training_command", "caution"}  # the limits hold the caution
 _NONE = "The card says nothing of it."
 
 

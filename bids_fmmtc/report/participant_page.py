@@ -132,6 +132,8 @@ def _sentences(session: SessionFacts) -> list[str]:
         else:
             said.append(f"Conformal set: {' or '.join(classes)}. Undecided: at an error rate of {rate}, neither class "
                         "can be excluded.")  # fmt: skip
+        caution = sidecar.get("ConformalCaution")
+        said += [caution] if isinstance(caution, str) and caution != "n/a" else []
     side = "at or above" if session.probability >= float(sidecar.get("Threshold") or 0) else "below"
     said.append(
         f"It lies {side} the model's threshold of {number(sidecar.get('Threshold'))}: {row.get('fmmtc_label', '')}."

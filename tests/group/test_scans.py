@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from group.parts import R, make_features, study, write_inputs
+from group.parts import R, make_features, person_series, study, write_inputs
 
 from bids_fmmtc.cli import parse
 from bids_fmmtc.errors import DataError
-from bids_fmmtc.group.scans import load_encoder, sample, scans_of, with_random_encoder
+from bids_fmmtc.group.scans import load_encoder, sample, scans_of, with_amplitude, with_random_encoder
 
 
 def test_windows_are_those_the_features_were_made_of(made):
@@ -77,3 +77,24 @@ def test_a_sample_holds_as_many_of_each_class(made):
     assert len(set(chosen)) == 8
     assert cohort.y[chosen].sum() == 4
     assert chosen == sample(cohort, 8, 0)
+
+
+def test_amplitude_comes_from_the_stored_series(root):
+    found = study(root)
+    more = with_amplitude(found)
+    assert set(more.cohort.arrays) == {*found.cohort.arrays, "log_variance", "autocorrelation"}
+    x = person_series(0, responder=True).astype(np.float32).astype(np.float64)
+    x -= x.mean(axis=0)
+    row = more.cohort.keys.index("sub-00_task-rest")
+    logs = np.log((x**2).mean(axis=0))
+    np.testing.assert_allclose(more.cohort.arrays["log_variance"][row][0], logs - logs.mean(), atol=1e-4)
+    memory = (x[1:] * x[:-1]).mean(axis=0) / (x**2).mean(axis=0)
+    np.testing.assert_allclose(more.cohort.arrays["autocorrelation"][row][0], memory, atol=1e-4)
+
+
+def test_without_series_there_is_no_amplitude(root, caplog):
+    for table in (root / "out").rglob("sub-00*_timeseries.tsv"):
+        table.unlink()
+    found = study(root)
+    assert with_amplitude(found) is found
+    assert "No amplitude of parcels" in caplog.text

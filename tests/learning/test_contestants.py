@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from linear_parts import make_cohort
 
-from bids_fmmtc.learning.contestants import RANDOM, ConstantLearner, Setup, contestants
+from bids_fmmtc.learning.contestants import AMPLITUDE, RANDOM, ConstantLearner, Setup, contestants, learnt_from
 
 
 def by_name(cohort, **setup):
@@ -69,3 +69,18 @@ def test_a_constant_learner_says_the_same_of_everybody(cohort):
     assert ConstantLearner(cohort).path(cohort.y, np.arange(4), np.arange(4, 12), "").tolist() == [[0.0] * 8]
     with pytest.raises(ValueError, match="no head"):
         fitted.head()
+
+
+def test_amplitude_stands_beside_the_model_and_is_never_learnt_from_by_it(cohort):
+    assert by_name(cohort)["amplitude"].reason == "needs the parcel series"
+    rng = np.random.default_rng(0)
+    more = {name: tuple(rng.standard_normal((1, 5)).astype(np.float32) for _ in range(12)) for name in AMPLITUDE}
+    whole = replace(cohort, arrays={**cohort.arrays, **more})
+    assert learnt_from(whole) == tuple(cohort.arrays)
+    found = by_name(whole)
+    y, train, rows = cohort.y, np.arange(8), np.arange(8, 12)
+    path = found["amplitude"].learner.path(y, train, rows, "")
+    assert np.ptp(path, axis=1).max() > 0
+    for name in ("model", "t_only", "c_only"):
+        expected = by_name(cohort)[name].learner.path(y, train, rows, "")
+        np.testing.assert_array_equal(found[name].learner.path(y, train, rows, ""), expected)

@@ -16,7 +16,14 @@ from bids_fmmtc.learning.calibrate import (
     prediction_set,
     reference_flags,
 )
-from bids_fmmtc.learning.decide import LEAST_SLOPE, choose_threshold, fit_conformal, fit_platt, fit_reference
+from bids_fmmtc.learning.decide import (
+    LEAST_SLOPE,
+    choose_threshold,
+    fit_conformal,
+    fit_platt,
+    fit_reference,
+    without_offsets,
+)
 
 CLASSES = ("non-responder", "responder")
 
@@ -368,3 +375,43 @@ def test_training_itself_never_lies_outside(qualities):
     reference = fit_reference(qualities)
     check_reference(reference)
     assert not [f for q in qualities for f in reference_flags(q, reference) if f.startswith("outside")]
+
+
+# -------------------------------------------------------------------------------------------- offsets of several models
+
+
+def of_five_models(seed, offset, n=60, effect=2.0):
+    """Scores of n people by five models, each off by a constant of this standard deviation; who was scored by which."""
+    rng = np.random.default_rng(seed)
+    y, fold = np.tile([0.0, 1.0], n // 2), np.repeat(np.arange(5), n // 5)
+    return effect * y + rng.standard_normal(n) + offset * rng.standard_normal(5)[fold], y, fold
+
+
+def test_what_models_are_off_by_does_not_flatten_the_slope():
+    """True slope of one model's scores: the effect itself, 2."""
+    slopes = {True: [], False: []}
+    for seed in range(40):
+        scores, y, fold = of_five_models(seed, offset=1.5)
+        for known, found in slopes.items():
+            found.append(fit_platt(scores, y, fold if known else None)["slope"])
+    assert np.median(slopes[False]) < 1.2
+    assert 1.6 < np.median(slopes[True]) < 2.3
+
+
+def test_folds_that_differ_by_chance_only_keep_nearly_all_of_their_scores():
+    moved = []
+    for seed in range(40):
+        scores, y, fold = of_five_models(seed, offset=0.0)
+        moved.append(np.abs(without_offsets(scores, y, fold) - scores).mean())
+    assert np.median(moved) < 0.05
+    assert max(moved) < 0.5
+
+
+def test_offsets_are_taken_off_whole_where_there_is_nothing_but_them():
+    y, fold = np.tile([0.0, 1.0], 10), np.repeat(np.arange(5), 4)
+    scores = 3 * y + 10.0 * fold
+    found = without_offsets(scores, y, fold)
+    np.testing.assert_allclose(found, 3 * y + 20)
+    # One fold tells of no offset, and neither do folds of one class.
+    np.testing.assert_array_equal(without_offsets(scores, y, 0 * fold), scores)
+    np.testing.assert_array_equal(without_offsets(scores, y, np.arange(20)), scores)

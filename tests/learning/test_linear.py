@@ -85,7 +85,9 @@ def test_one_fit_is_the_path_at_its_penalty_and_the_same_elsewhere(kind, tangent
         np.testing.assert_allclose(fitted.elsewhere(cohort)[rows], path[choice], rtol=1e-6, atol=1e-6)
         strength, which = divmod(choice, len(EVERY) + 1)
         used = list(EVERY) if which == 0 else [EVERY[which - 1]]
-        assert learner.describe(choice) == {"penalty": PENALTIES[strength], "blocks": used}
+        edge = {"edge": "strongest"} if strength == 0 else {}
+        assert learner.describe(choice) == {"penalty": PENALTIES[strength], "blocks": used, **edge}
+    assert learner.describe(learner.choices - 1)["edge"] == "weakest"
 
 
 @settings(deadline=None, max_examples=12)

@@ -84,9 +84,24 @@ def test_a_row_far_outside_does_not_upset_newtons_method(monkeypatch):
     x, y = np.array(far), np.array([0.0, 1, 0, 1, 1, 1])
     duals, intercepts = logistic(x @ x.T, y, [0.001])
     assert stationarity(x, y, duals[0], intercepts[0], 0.001) < 1e-12
-    monkeypatch.setattr(penalised, "MOST_STEPS", 20)
-    with pytest.raises(DataError, match=r"did not converge in 20 steps at a penalty of 0\.001"):
+    monkeypatch.setattr(penalised, "MOST_STEPS", 5)
+    with pytest.raises(DataError, match=r"did not converge in 5 steps at a penalty of 0\.001"):
         logistic(x @ x.T, y, [0.001])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_one_row_far_outside_and_a_penalty_of_next_to_nothing_take_tens_of_steps(seed, monkeypatch):
+    """Sure steps of 1.5 would need more than a thousand: the far row's log-odds is about two thousand."""
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((46, 1))
+    y = (x[:, 0] > np.median(x)).astype(float)
+    x[0], y[0] = 1e3, 1
+    x -= x.mean(axis=0)
+    x /= np.sqrt(np.mean((x**2).sum(axis=1)))
+    monkeypatch.setattr(penalised, "MOST_STEPS", 60)
+    duals, intercepts = logistic(x @ x.T, y, [1e-6])
+    assert np.abs(x @ x.T @ duals[0] + intercepts[0]).max() > 1000
+    assert stationarity(x, y, duals[0], intercepts[0], 1e-6) < 1e-9
 
 
 @settings(deadline=None, max_examples=20)

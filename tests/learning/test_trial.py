@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.stats import beta, binom, norm
 from trial_parts import GOOD, decision, everybody, ladder, options, people
 
+from bids_fmmtc.learning.trial import _saved as saved_of
 from bids_fmmtc.learning.trial import plan_trial, sample_size
 from bids_fmmtc.learning.trial_plan import (
     Arm,
@@ -159,6 +160,26 @@ def test_rates_shares_and_sizes_by_hand():
     assert kept.trial.fewer.low > 0
     assert plan.verdict == "supported if the rate under control is as given"
     assert everybody(plan).share.low == everybody(plan).share.high == 1
+
+
+@given(st.integers(0, 10**6), st.floats(0.15, 0.45), st.integers(15, 40))
+@settings(max_examples=25, deadline=None)
+def test_nothing_saves_more_than_the_whole_trial(seed, control, each):
+    rng = np.random.default_rng(seed)
+    arm = ladder(rng.uniform(0.2, 0.8, 2), each=each, label_from=1)
+    plan = plan_trial(arm, options(control_rate=control, cost_scan=500, cost_patient=20_000), GOOD)
+    whole = everybody(plan).trial
+    for row in plan.enrichment:
+        for saved, of in ((row.trial.fewer, whole.enrolled), (row.trial.saving, whole.cost)):
+            assert saved.high <= of.value or not math.isfinite(of.value)
+            assert saved.low <= saved.value <= saved.high
+
+
+def test_a_draw_saves_the_share_that_it_saves_of_its_own_trial():
+    inf = math.inf
+    both = np.array([[100, 60], [90_000, 9_000], [50, 100], [inf, 80], [80, inf], [inf, inf], [0, 0]], float)
+    np.testing.assert_allclose(saved_of(both), [40, 90, -50, 100, -inf, 0, 0])
+    np.testing.assert_array_equal(saved_of(np.array([[inf, 60], [300, 200], [inf, 1]], float)), [inf, 100, inf])
 
 
 def test_without_costs_there_are_none():

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bids_fmmtc.learning.verdict import better, found_effect, shown, verdicts
+from bids_fmmtc.learning.verdict import UNRELIABLE, better, conformal_caution, found_effect, shown, verdicts
 
 
 def estimate(value, low, high):
@@ -119,3 +119,34 @@ def test_regression_is_judged_by_correlation():
     found = {"kind": "regression", "n": 30, "models": {"model": {**model(None), "metrics": {"r_within": r}}}}
     assert verdicts(found)[0].startswith("The model is not shown to be better than chance")
     assert shown("r_within", r) == "r within folds 0.10, 95 % interval -0.20 to 0.40"
+
+
+@pytest.mark.parametrize(("auroc", "p", "relied_on"), [(GOOD, 0.001, True), (GOOD, 0.2, False), (CHANCE, 0.001, False)])
+def test_sets_of_a_model_not_better_than_chance_are_not_to_be_relied_on(auroc, p, relied_on):
+    found = evaluation(auroc, p)
+    assert (UNRELIABLE in verdicts(found)) != relied_on
+    assert (conformal_caution(found) == "") == relied_on
+
+
+def test_a_setting_on_the_edge_of_what_was_tried_is_said():
+    inside, edge = {"penalty": 0.1}, {"penalty": 1e-6, "edge": "weakest"}
+    found = evaluation()
+    found["models"]["model"]["settings"] = [[inside, edge, edge], [edge, inside, inside]]
+    said = [s for s in verdicts(found) if "tried" in s]
+    assert said == [
+        "The setting that was chosen is the weakest penalty tried (1e-06) in 3 of 6 folds: one beyond it was not tried "
+        "and might do better."
+    ]
+    assert "in 3 of 6 folds and in the final model:" in " ".join(verdicts({**found, "final": {"setting": edge}}))
+    found["models"]["model"]["settings"] = [[inside]]
+    assert not any("tried" in s for s in verdicts(found))
+    only = verdicts({**found, "final": {"setting": {"epochs": 60, "edge": "most"}}})
+    assert any("the greatest number of epochs tried (60) in the final model:" in s for s in only)
+
+
+def test_amplitude_that_predicts_is_said_to_need_no_encoder():
+    assert any("without an encoder" in s for s in verdicts(evaluation(models={"amplitude": model(GOOD)})))
+    assert not any("without an encoder" in s for s in verdicts(evaluation(models={"amplitude": model(CHANCE)})))
+    compared = [{"against": "amplitude", "difference": estimate(0.1, -0.1, 0.3)}]
+    said = verdicts(evaluation(models={"amplitude": model(GOOD, text="AMPLITUDE")}, comparisons=compared))
+    assert "It is not shown to beat (the interval of the difference holds 0): AMPLITUDE." in said
