@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import logging
 import math
 import os
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from bids_fmmtc import __version__
-from bids_fmmtc.errors import EXIT_UNKNOWN_LEVEL, EXIT_USAGE, MissingInputError, UsageError, printable
+from bids_fmmtc.errors import EXIT_UNKNOWN_LEVEL, MissingInputError, UsageError, printable
 from bids_fmmtc.group_options import add_group_options, group_settings
 from bids_fmmtc.guard import complain, guarded
 from bids_fmmtc.resources import resource_dirs
+from bids_fmmtc.usage import SEE_HELP, UsageParser, refuse_misplaced
 
 if TYPE_CHECKING:
     from bids_fmmtc.settings import Settings
@@ -69,51 +68,9 @@ _CACHES = {
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-_SEE = "See --help."
-_NEGATIVE = re.compile(r"-\.?\d")
-_OF_IMAGES_OR_SERIES = (
-    "space",
-    "bids_filter_file",
-    "bids_database_dir",
-    "derivatives",
-    "recipe",
-    "atlas",
-    "on_space_mismatch",
-)
-"""What decides how features are made; the group level makes some only with ``--timeseries``."""
-
-
-class _Parser(argparse.ArgumentParser):
-    """argparse with the execution specification's exit code for usage errors."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(EXIT_USAGE, f"{self.prog}: error: {' '.join(message.split()).rstrip('.')}. {_SEE}\n")
-
-    def spelt(self, words: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-        """Return words with options as this parser spells them, and dest -> option of those that are among them.
-
-        Names with underscores (``--participant_label``, as many BIDS-Apps have them) are taken for those with
-        hyphens; an unknown option is a usage error that names the nearest.
-        """
-        known, found, options = self._option_string_actions, list(words), {}
-        for i, word in enumerate(words[: words.index("--") if "--" in words else None]):
-            if not word.startswith("-") or word == "-" or " " in word or _NEGATIVE.match(word):
-                continue
-            name, equals, value = word.partition("=")
-            hyphened = name.replace("_", "-")
-            own = next((each for each in (name, hyphened, name[:2]) if each in known and each != "--"), None)
-            if own is None or (own == name[:2] != name and name.startswith("--")):
-                near = difflib.get_close_matches(hyphened, list(known), 1)
-                self.error(f"unknown option {name}" + (f"; the nearest is {near[0]}" if near else ""))
-            if own == hyphened:
-                found[i] = f"{own}{equals}{value}"
-            options[known[own].dest] = own
-        return found, options
-
-
-def build_parser() -> _Parser:
+def build_parser() -> UsageParser:
     """Return the parser of ``bids_fmmtc``."""
-    parser = _Parser(
+    parser = UsageParser(
         prog="bids_fmmtc",
         description="Predict treatment response from resting-state fMRI that fMRIPrep has preprocessed (FMM_TC).",
         epilog=_EPILOG,
@@ -258,7 +215,7 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Settings:
     parser = build_parser()
     spelt, given = parser.spelt(words)
     options = parser.parse_args(spelt)
-    _refuse_misplaced(options.analysis_level, given)
+    refuse_misplaced(options.analysis_level, given)
     from bids_fmmtc.settings import Settings  # noqa: PLC0415  (brings numpy, which --help does without)
 
     nprocs = options.nprocs or 1
@@ -303,23 +260,6 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Settings:
         command=shlex.join(["bids_fmmtc", *words]),
         group=group_settings(options),
     )
-
-
-def _refuse_misplaced(level: str, given: Mapping[str, str]) -> None:
-    """Refuse options that mean nothing at a level, rather than pass over them."""
-    if level == "participant":
-        group = argparse.ArgumentParser(add_help=False)
-        add_group_options(group)
-        wrong = [given[action.dest] for action in group._actions if action.dest in given]
-        if wrong:
-            raise UsageError(f"for the group level only: {', '.join(wrong)}.", "Leave it out at participant.")
-    elif level == "group":
-        if "model" in given:
-            raise UsageError("for the participant level only: --model.", "Group gathers what it predicted.")
-        wrong = [given[dest] for dest in _OF_IMAGES_OR_SERIES if dest in given]
-        if wrong and "timeseries" not in given:
-            text = f"for the participant level only, or with --timeseries: {', '.join(wrong)}."
-            raise UsageError(text, "Leave it out; group takes features as they are.")
 
 
 def _refuse_other_text(word: str) -> None:
@@ -376,7 +316,7 @@ def _parsed(argv: Sequence[str] | None) -> Settings:
     try:
         return parse(argv, os.environ)
     except UsageError as error:
-        raise UsageError(error.message, f"{error.hint} {_SEE}".lstrip()) from None
+        raise UsageError(error.message, f"{error.hint} {SEE_HELP}".lstrip()) from None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -46,9 +46,10 @@ MAY_IMPORT = {
     "accounts": FOUNDATION | {"settings", "dataset", "console"},
     "run": CORE | {"resources", "plan", "accounts", "recording", "participant", "pages", "console", "workflow", "work"},
     "group": CORE | {"plan", "recording", "participant", "pages", "run", "work"},
+    "usage": {"errors", "group_options"},
     "group_options": {"errors", "reading", "settings"},
     # By name, after parsing: LEVELS.
-    "cli": FOUNDATION | {"guard", "work", "settings", "resources", "group_options", "run", "group"},
+    "cli": FOUNDATION | {"guard", "work", "settings", "resources", "group_options", "usage", "run", "group"},
     "fetch": {"errors", "reading", "guard", "resources"},
     "synthetic": {"recipe", "dataset", "signals", "modalities"},
     "demo": {"errors", "guard", "dataset", "synthetic", "cli"},
@@ -60,7 +61,7 @@ MAY_IMPORT = {
 ONLY_IN = {
     "bids": ("dataset/discover.py",),
     "nipype": ("workflow.py",),
-    "argparse": ("cli.py", "group_options.py", "fetch.py", "demo.py"),
+    "argparse": ("cli.py", "usage.py", "group_options.py", "fetch.py", "demo.py"),
     "captum": ("learning/explain.py",),
     "statsmodels": ("learning/trial.py",),
     "matplotlib": ("report/",),
@@ -213,6 +214,7 @@ def test_the_command_line_imports_levels_only_after_parsing():
         "bids_fmmtc",
         "bids_fmmtc.errors",
         "bids_fmmtc.guard",
+        "bids_fmmtc.usage",
         "bids_fmmtc.group_options",
         "bids_fmmtc.resources",
     }

@@ -23,6 +23,8 @@ from bids_fmmtc.report.forest_figure import ForestRow, forest, interval_text
 from bids_fmmtc.report.page import number
 from bids_fmmtc.report.sheet import plain
 
+_NOT_BETTER = "Not shown to be better than chance."
+_NO_PROOF = " That does not show that it plays no part."
 INFLATED = "Published protocol, inflated"
 _CONFOUNDS = {  # contestant -> (what is checked, how its stored sentence begins)
     "site": ("Site alone", "The site alone"),
@@ -45,6 +47,7 @@ def confound_rows(analysis: Analysis) -> list[dict[str, str]]:
         said = f"Not checked: {model.get('reason') or 'not in the evaluation'}."
         if model.get("status") == "ok":
             said = stored_sentence(analysis, start) or _standing(estimate, metric)
+            said += _NO_PROOF if said == _NOT_BETTER else ""
         rows.append({"check": what, "estimate": interval_text(estimate) if estimate else plain(None), "said": said})
     inside = estimate_in(analysis.evaluation, "within_site")
     said = "Not checked: the cohort has one site, or none is known."
@@ -69,7 +72,7 @@ def _standing(estimate: Mapping[str, Any] | None, metric: str) -> str:
         return "Cannot be told: there is no interval."
     if estimate["low"] > CHANCE[metric]:
         return "The interval lies above chance."
-    return "Not shown to be better than chance. That does not show that it plays no part."
+    return _NOT_BETTER
 
 
 def elsewhere(analysis: Analysis, name: str) -> dict[str, Any]:
