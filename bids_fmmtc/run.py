@@ -23,6 +23,7 @@ from bids_fmmtc.dataset.folders import find_derivatives
 from bids_fmmtc.dataset.series import SeriesQuery, read_series_filters, select_series
 from bids_fmmtc.dataset.store import Layout, read_record, remove, write_json
 from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError, MissingInputError, UnreadableError, UsageError
+from bids_fmmtc.modalities import load_modality
 from bids_fmmtc.pages import redraw
 from bids_fmmtc.plan import Imported, Plan, find_imported, left_out, left_out_line, outline, resolve
 from bids_fmmtc.reading import is_there, read_text
@@ -345,6 +346,7 @@ def _process(settings: Settings) -> int:
     _refuse_absent_input(settings)
     plan = resolve(settings)
     _check_device(settings)
+    _open_encoders(plan)
     plugin = plugin_arguments(settings)
     if plan.imported is None:
         selection, links = discover(settings, plan.recipe, plan.atlas.space, plan.transform)
@@ -423,3 +425,10 @@ def _check_device(settings: Settings) -> None:
 
     if not torch.cuda.is_available():
         raise UsageError("--device cuda was given, but torch finds no CUDA device.", "Use --device auto or cpu.")
+
+
+def _open_encoders(plan: Plan) -> None:
+    """Open each encoder whole, as every participant will, so that one that is none ends the run before the first."""
+    for spec in plan.recipe.modalities:
+        if spec.name in plan.weights:
+            load_modality(spec, plan.recipe, plan.weights[spec.name])

@@ -1,16 +1,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 
 from bids_fmmtc import run
-from bids_fmmtc.errors import MissingInputError, UsageError
-from bids_fmmtc.recipe import Recipe, SpaceSpec, Windows
+from bids_fmmtc.errors import MissingInputError, UsageError, WeightsError
+from bids_fmmtc.recipe import AtlasSpec, ModalitySpec, Recipe, SpaceSpec, Windows
 from bids_fmmtc.run import (
     import_series,
     memory_gb,
@@ -144,3 +146,46 @@ def test_a_space_without_a_way_is_turned_down_before_anything_runs(tmp_path):
         assert len(found.recordings) == expected
         assert len(found.recordings) + len(found.failures) == 2
     assert "--on-space-mismatch warp" in found.failures[0].hint
+
+
+def spoilt(folder, how):
+    """Write an encoder's folder as the demo's, with weights that are none of it."""
+    from safetensors.torch import load_file, save_file
+
+    path = folder / "model.safetensors"
+    state = load_file(path)
+    name = sorted(state)[0]
+    if how == "values":
+        state[name].view(-1)[-1] = float("nan")
+    elif how == "shape":
+        state[name] = torch.zeros(7)
+    elif how == "missing":
+        del state[name]
+    elif how == "type":
+        state[name] = state[name].to(torch.int32)
+    save_file(state, path)
+    if how == "header":
+        path.write_bytes((2**62).to_bytes(8, "little") + path.read_bytes()[8:])
+    if how == "cut":
+        path.write_bytes(path.read_bytes()[:-5])
+
+
+@pytest.mark.parametrize("how", ["values", "shape", "missing", "type", "header", "cut"])
+def test_an_encoder_that_is_none_ends_the_run_before_the_first_participant(
+    fmriprep, demo_atlas, demo_bundle, tmp_path, how
+):
+    folder = tmp_path / "encoder"
+    shutil.copytree(demo_bundle / "encoders" / "brainlm", folder)
+    recipe = tmp_path / "recipe.json"
+    recipe.write_text(json.dumps(Recipe(AtlasSpec("Demo"), modalities=(ModalitySpec("brainlm"),)).to_json()))
+    settings = Settings(
+        fmriprep, tmp_path / "out", "participant", atlas=str(demo_atlas), atlas_given=True, recipe_file=recipe,
+        encoder_weights=folder, work_dir=tmp_path / "w",
+    )  # fmt: skip
+    spoilt(folder, how)
+    with pytest.raises(WeightsError) as caught:
+        run.run_participant_level(settings)
+    assert caught.value.exit_code == 65
+    assert "model.safetensors" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()

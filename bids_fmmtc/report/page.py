@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
@@ -16,6 +17,8 @@ from bids_fmmtc import __version__
 from bids_fmmtc.dataset.describe import NOT_A_DEVICE
 
 DASH = "–"
+# Control characters but tab and line feed, halves of surrogates, and what turns the direction of writing.
+_HARMFUL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def render(template: str, facts: Mapping[str, Any]) -> str:
@@ -26,9 +29,14 @@ def render(template: str, facts: Mapping[str, Any]) -> str:
     template
         Name of a file in ``templates``, which extends ``page.html``.
     facts
-        What the template names, ``title`` among it. Every text is escaped; only figures are markup.
+        What the template names, ``title`` among it. Every text is escaped and shown without control characters,
+        names from outside too; only figures are markup.
     """
     return _environment().get_template(template).render(**facts)
+
+
+def _harmless(value: Any) -> Any:
+    return _HARMFUL.sub("\ufffd", value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 @cache
@@ -37,6 +45,7 @@ def _environment() -> Environment:
         loader=PackageLoader("bids_fmmtc.report"),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=_harmless,
         trim_blocks=True,
         lstrip_blocks=True,
     )

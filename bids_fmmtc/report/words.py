@@ -16,6 +16,7 @@ FLAG_WORDS: Mapping[str, str] = {
     "repetition_time_disagrees": "Sidecar and header disagree on the repetition time; the sidecar was believed.",
     "repetition_time_from_header": "No sidecar tells the repetition time; the image's header was believed.",
     "single_echo": "The image is of a single echo; those of several echoes combined are less noisy.",
+    "places_disagree": "The image's header says in two ways where it lies (sform, qform), and they differ.",
     "mask_thresholded": "The brain mask held shares of voxels; those of at least one half counted as brain.",
     "imported_series": "Parcel series were imported; how they were made is not known here.",
     "frames_removed": "Frames were taken out before import: neighbours in the series were none in the scanner.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import stat
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +48,9 @@ FETCH_AGAIN = "Copy or fetch the file again, or run again what made it."
 class Nifti:
     """An image whose header agrees with its file.
 
-    ``shape`` as in the header, without axes of one behind the third; ``affine`` (4, 4) voxel to RAS+ mm; ``dtype`` on
-    disk; ``slope``, ``intercept`` to physical units; ``offset`` of the data in bytes; ``image`` nibabel's, data unread.
+    ``shape`` as in the header, without axes of one behind the third; ``affine`` (4, 4) voxel to RAS+ mm, the sform's
+    where its code is set; ``dtype`` on disk; ``slope``, ``intercept`` to physical units; ``offset`` of the data in
+    bytes; ``image`` nibabel's, data unread; ``agrees``, whether sform and qform of one code place the image alike.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class Nifti:
     intercept: float
     offset: int
     image: Any
+    agrees: bool = True
 
     def data(self, what: str, error: type[DataError] = ImageError) -> NDArray[Any]:
         """Read all values, in physical units, of this object's shape.
@@ -122,7 +124,7 @@ def open_nifti(path: Path, what: str = "image", error: type[DataError] = ImageEr
     found = Nifti(path, shape, affine, dtype, slope, intercept, offset, image)
     _refuse_impossible(found, what, error)
     _refuse_nowhere(found, what, error)
-    return found
+    return found if codes[0] != codes[1] else replace(found, agrees=_agrees(found))
 
 
 def _refuse_impossible(found: Nifti, what: str, error: type[DataError]) -> None:
@@ -151,6 +153,23 @@ def _refuse_nowhere(found: Nifti, what: str, error: type[DataError]) -> None:
         )
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-3 * np.prod(voxel):
         raise error(f"{what} {found.path.name} has an affine that cannot be inverted.", FETCH_AGAIN)
+
+
+def _agrees(found: Nifti) -> bool:
+    """Tell whether the qform puts every corner within half a voxel of where the sform does.
+
+    Programs differ in which of the two they go by. Under two codes they are two spaces, and may differ.
+    """
+    try:
+        qform = np.asarray(found.image.header.get_qform(), np.float64)
+    except UNREADABLE:
+        return False
+    ends = [(0, n - 1) for n in found.shape[:3]]
+    corners = np.array(np.meshgrid(*ends, indexing="ij")).reshape(len(ends), -1)
+    n = len(ends)
+    apart = (found.affine - qform)[:3, :n] @ corners + (found.affine - qform)[:3, 3:]
+    half = np.sqrt((found.affine[:3, :3] ** 2).sum(0)).min() / 2
+    return bool((np.sqrt((apart**2).sum(0)) <= half).all())
 
 
 def one_line(problem: BaseException) -> str:

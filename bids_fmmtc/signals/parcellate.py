@@ -32,7 +32,8 @@ class Header:
     """What is read of an image before its data.
 
     ``shape`` (X, Y, Z, T); ``affine`` (4, 4) voxel to RAS+ mm; ``dtype`` on disk, with byte order; ``slope`` and
-    ``intercept`` to physical units; ``repetition_time`` in s, None where the header holds none that is plausible.
+    ``intercept`` to physical units; ``repetition_time`` in s, None where the header holds none that is plausible;
+    ``places_agree`` as `nifti.Nifti` has it.
     """
 
     path: Path
@@ -43,6 +44,7 @@ class Header:
     intercept: float
     offset: int
     repetition_time: float | None
+    places_agree: bool = True
 
     @property
     def volume_bytes(self) -> int:
@@ -89,7 +91,7 @@ def read_header(path: Path) -> Header:
         raise ImageError(f"{path.name} has shape {shape}, expected four dimensions with several frames.")
     size = (shape[0], shape[1], shape[2], shape[3])
     tr = _header_tr(found.image.header)
-    return Header(path, size, found.affine, found.dtype, found.slope, found.intercept, found.offset, tr)
+    return Header(path, size, found.affine, found.dtype, found.slope, found.intercept, found.offset, tr, found.agrees)
 
 
 def _header_tr(header: Any) -> float | None:

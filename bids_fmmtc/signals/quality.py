@@ -41,6 +41,7 @@ FLAGS: Mapping[str, Callable[[Quality], bool]] = {
     "repetition_time_disagrees": lambda q: _disagrees(q["repetition_time"], q["header_repetition_time"]),
     "repetition_time_from_header": lambda q: q.get("repetition_time_of") == "header",
     "single_echo": lambda q: bool(q.get("single_echo")),
+    "places_disagree": lambda q: bool(q.get("places_disagree")),
     "mask_thresholded": lambda q: bool(q.get("mask_thresholded")),
     "imported_series": lambda q: q["placement"] == IMPORTED,
     "frames_removed": lambda q: bool(q.get("frames_removed")),

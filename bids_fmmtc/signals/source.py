@@ -272,6 +272,7 @@ class Source(Opened):
             header_tr=self.header.repetition_time,
             repetition_time_of="header" if self.recording.repetition_time is None else "sidecar",
             single_echo="_echo-" in self.recording.bold.name,
+            places_disagree=not self.header.places_agree,
             mask_thresholded=self.mask is not None and self.mask.thresholded,
         )
 

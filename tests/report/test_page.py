@@ -14,7 +14,7 @@ from bids_fmmtc.dataset.describe import NOT_A_DEVICE
 from bids_fmmtc.report import page
 from bids_fmmtc.report.figure import Figure
 
-TEXTS = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=40) | st.sampled_from(
+TEXTS = st.text(st.characters(exclude_categories=["Cc", "Cs", "Cf", "Zl", "Zp"]), max_size=40) | st.sampled_from(
     [
         "</script><script>alert(1)</script>",
         '" onload="alert(1)',
@@ -251,3 +251,12 @@ def test_words_stand_out_from_everything_they_stand_on(scheme):
     for role in ("blue", "orange", "green", "purple", "red"):
         assert contrast(rgb(colours[role]), grounds["paper"]) >= 4.5, role
         assert contrast(rgb(colours[role]), grounds["watermark"]) >= 3, role
+
+
+@pytest.mark.parametrize("harmful", ["\x1b[2J", "\x00", "\x9b31m", "\r", "\u202egpj.exe", "\u2028", "\ud800"])
+def test_a_name_holds_no_control_character(harmful):
+    text = base(title=f"a{harmful}b", heading=f"c{harmful}d", kind="k\tl\nm")
+    assert harmful[0] not in text
+    assert Parsed(text).said("h1") == f"c\ufffd{harmful[1:]}d"
+    assert "k\tl\nm" in text
+    assert text.encode()

@@ -8,13 +8,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from bids_fmmtc.errors import AtlasError, ImageError
+from bids_fmmtc.errors import AtlasError, DataError, ImageError
+from bids_fmmtc.signals.atlas import read_atlas
+from bids_fmmtc.signals.mask import read_mask
 from bids_fmmtc.signals.nifti import DEFLATE_MOST, open_nifti
 from bids_fmmtc.signals.parcellate import frames, read_header
 
 AFFINE = np.array([[2, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]], float)
 SHAPE = (6, 7, 5, 4)
-CODES, DIMS, OFFSET, SCALE, SFORM = 252, 40, 108, 112, 280  # bytes of a NIfTI-1 header
+CODES, DIMS, OFFSET, SCALE, SFORM = 252, 40, 108, 112, 280
+QUATERN, QOFFSET = 264, 268  # of the third axis, of the first  # bytes of a NIfTI-1 header
 RUNS = 1000
 
 
@@ -75,6 +78,33 @@ def test_a_flat_matrix_is_refused(tmp_path):
     path = patched(patched(image(tmp_path / "b.nii"), CODES, "<hh", 0, 1), SFORM, "<8f", 2, 0, 0, 1, 2, 0, 0, 1)
     with pytest.raises(ImageError, match="affine"):
         open_nifti(path)
+
+
+@pytest.mark.parametrize(
+    ("codes", "offset", "agrees"),
+    [
+        ((4, 4), 0.9, True),
+        ((4, 4), 1.1, False),
+        ((4, 4), np.nan, False),
+        ((1, 1), 9, False),
+        ((4, 1), 9, True),  # the scanner's space and a template's
+        ((0, 1), 9, True),
+        ((1, 0), 9, True),
+    ],
+)
+def test_two_places_under_one_code_are_told(tmp_path, codes, offset, agrees):
+    path = patched(image(tmp_path / "b.nii"), CODES, "<hh", *codes[::-1])
+    moved = open_nifti(patched(path, QOFFSET, "<f", AFFINE[0, 3] + offset))
+    assert moved.agrees is read_header(path).places_agree is agrees
+    assert np.allclose(moved.affine[0, 3], AFFINE[0, 3] + (0 if codes[0] else offset))
+
+
+def test_a_turn_that_grows_with_the_distance_is_told(tmp_path):
+    path = patched(image(tmp_path / "b.nii", (60, 7, 5, 4)), CODES, "<hh", 4, 4)
+    assert open_nifti(path).agrees
+    assert open_nifti(patched(path, QUATERN, "<f", 0.001)).agrees
+    assert not open_nifti(patched(path, QUATERN, "<f", 0.02)).agrees
+    assert not open_nifti(patched(path, QUATERN, "<f", 7)).agrees  # no rotation at all
 
 
 @pytest.mark.parametrize("n", [30_000, 32_767])
@@ -167,3 +197,36 @@ def test_a_thousand_headers_at_random(tmp_path):
         for volume in frames(header):  # what is promised is there
             assert volume.size == np.prod(shape[:3])
     assert read > RUNS / 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["mask", "atlas"])
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+def test_five_hundred_headers_of_masks_and_atlases_at_random(tmp_path, kind):
+    """As above: one line, or the values that stand in the file, in the scale and at the place its header tells."""
+    labels = (np.arange(210) % 4).reshape(6, 7, 5).astype(np.int16)
+    (tmp_path / "tpl-A_atlas-T_dseg.tsv").write_text("index\tname\n1\ta\n2\tb\n3\tc\n")
+    path = tmp_path / "tpl-A_atlas-T_dseg.nii"
+    nib.save(nib.Nifti1Image(labels if kind == "atlas" else (labels > 0).astype(np.int16), AFFINE), path)
+    sound, rng, read = path.read_bytes(), np.random.default_rng(8), 0
+    for _ in range(500):
+        data = bytearray(sound)
+        for at in rng.integers(0, 348, rng.integers(1, 6)):
+            data[at] = rng.choice([0, 1, 2, 127, 128, 255, int(rng.integers(256))])
+        path.write_bytes(bytes(data))
+        said, found = "", None
+        try:
+            found = read_atlas(tmp_path).labels if kind == "atlas" else read_mask(open_nifti(path)).values
+        except DataError as error:
+            said = str(error)
+        assert "\n" not in said
+        if found is not None and found.ndim == 3:  # another is on no image's grid
+            read += 1
+            shape, slope, intercept, *_ = told(data)
+            assert list(found.shape) == shape
+            if bytes(data[70:74]) == sound[70:74]:  # still int16
+                (offset,) = struct.unpack_from("<f", data, OFFSET)
+                values = np.frombuffer(data, "<i2", found.size, max(352, int(offset))).reshape(shape, order="F")
+                scaled = values * slope + intercept
+                assert np.array_equal(found, scaled if kind == "atlas" else (scaled == scaled.max()) & (scaled > 0))
+    assert read > 50

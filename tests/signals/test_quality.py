@@ -46,6 +46,7 @@ RAISED = {
     "repetition_time_disagrees": ({"header_tr": 2.03}, {"header_tr": 2.01}),
     "repetition_time_from_header": ({"repetition_time_of": "header"}, {"repetition_time_of": "sidecar"}),
     "single_echo": ({"single_echo": True}, {"single_echo": False}),
+    "places_disagree": ({"places_disagree": True}, {"places_disagree": False}),
     "mask_thresholded": ({"mask_thresholded": True}, {"mask_thresholded": False}),
     "imported_series": ({"placement": IMPORTED, "has_mask": False}, {"placement": "same"}),
     "frames_removed": ({"frames_removed": True}, {"frames_removed": False}),
