@@ -34,7 +34,7 @@ COPY bids_fmmtc bids_fmmtc
 RUN /opt/bids_fmmtc/bin/pip install --no-deps --prefix /install .
 
 FROM ${PYTHON_IMAGE}
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="bids_fmmtc" \
       org.opencontainers.image.description="BIDS-App that predicts treatment response from resting-state fMRI" \

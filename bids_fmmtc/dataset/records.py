@@ -75,16 +75,21 @@ class Record:
 
 
 def mixed_versions(records: Iterable[Record]) -> tuple[str, ...]:
-    """Return the sentence on people prepared by different versions of fMRIPrep; none where there is one version."""
-    people: dict[str, set[str]] = {}
-    for record in records:
-        version = record.content.get(PREPARED_BY)
-        if not record.problem and isinstance(version, str):
-            people.setdefault(version, set()).add(record.participant)
-    if len(people) < 2:
-        return ()
-    told = ", ".join(f"{version} ({len(people[version])} people)" for version in sorted(people, key=natural))
-    return (f"the images come from several versions of fMRIPrep: {told}; what differs between people may be that.",)
+    """Return a sentence each on features of several versions of fMRIPrep or of this program; none where all is one."""
+    usable = [record for record in records if not record.problem]
+    told = []
+    for key, whose, advice in (
+        (PREPARED_BY, "the images come from several versions of fMRIPrep", "what differs between people may be that"),
+        ("SoftwareVersion", f"features were made by several versions of {NAME}", "run the participant level again"),
+    ):
+        people: dict[str, set[str]] = {}
+        for record in usable:
+            if isinstance(version := record.content.get(key), str):
+                people.setdefault(version, set()).add(record.participant)
+        if len(people) > 1:
+            each = ", ".join(f"{version} ({len(people[version])} people)" for version in sorted(people, key=natural))
+            told.append(f"{whose}: {each}; {advice}.")
+    return tuple(told)
 
 
 def label_of(key: str, entity: str) -> str | None:

@@ -120,3 +120,10 @@ def test_several_versions_of_fmriprep_in_one_cohort_are_told():
     assert mixed_versions([record("01", "25.2.3"), record("02", "20.2.7", problem="failed")]) == ()
     (said,) = mixed_versions([record("01", "25.2.3"), record("02", "20.2.7"), record("03", "20.2.7")])
     assert "20.2.7 (2 people), 25.2.3 (1 people)" in said
+
+
+def test_features_of_several_versions_of_this_program_are_told():
+    made = [Record(f"sub-{i}_task-rest", Path("/o"), Path("/o/x"), {"SoftwareVersion": f"0.{i}.0"}, "") for i in (1, 2)]
+    (said,) = mixed_versions(made)
+    assert "0.1.0 (1 people), 0.2.0 (1 people)" in said
+    assert "run the participant level again" in said
