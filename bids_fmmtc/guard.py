@@ -66,13 +66,16 @@ def guarded(program: str, body: Callable[[], int], crash_folder: Callable[[], Pa
     -------
     int
         As ``body``; the code of a `FmmtcError`; 128 and the signal's number; 74 for what the system refused, or a
-        standard output that went away; 70 for a fault of the program.
+        standard output that went away; 70 for a fault of the program. After a real signal the process ends here.
     """
     before = sys.stdout, sys.stderr
     _mend_streams(program)
     try:
         code = _caught(program, body, crash_folder)
         sys.stdout.flush()
+        if Interrupts.over():
+            # At once: callbacks at exit (Nipype's) import anew what the signal found half imported, and break on it.
+            os._exit(code)
         return EXIT_IO if not code and getattr(sys.stdout, "lost", False) else code
     finally:
         sys.stdout.flush()

@@ -57,12 +57,14 @@ class Interrupts:
             heard = [s for s in STOPPING if signal.getsignal(s) is not signal.SIG_IGN]
             self._before = {s: signal.signal(s, self._handle) for s in heard}
             self._wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
+            self._hook, sys.unraisablehook = sys.unraisablehook, self._unraisable
         return self
 
     def __exit__(self, *_: object) -> None:
         if not self._outermost:
             return
         signal.set_wakeup_fd(self._wakeup)
+        sys.unraisablehook = self._hook
         for number, handler in self._before.items():
             signal.signal(number, handler)
         os.close(self._write)  # the watching thread ends, unless a signal was caught
@@ -74,6 +76,11 @@ class Interrupts:
             cls.caught = number
             if not cls._holds:
                 raise Interrupted(number)
+
+    def _unraisable(self, found: sys.UnraisableHookArgs) -> None:
+        """Say nothing of an interrupt that fell into a destructor: it is remembered, and the end comes."""
+        if not issubclass(found.exc_type, Interrupted):
+            self._hook(found)
 
     @classmethod
     def _watch(cls, source: int) -> None:
@@ -90,6 +97,11 @@ class Interrupts:
             with suppress(OSError):
                 os.write(2, f"bids_fmmtc: error: {interrupted(number)}\n".encode())
         os._exit(128 + number)
+
+    @classmethod
+    def over(cls) -> bool:
+        """Tell whether a signal ended the outermost block."""
+        return cls.caught is not None and not cls._active
 
     @classmethod
     def raise_again(cls) -> None:

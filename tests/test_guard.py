@@ -107,6 +107,23 @@ def test_text_that_the_stream_cannot_hold_is_escaped():
     assert (done.returncode, done.stdout, done.stderr) == (0, "\\udcff \\u4e2d\n", "")
 
 
+def test_a_signal_ends_the_process_before_callbacks_that_may_break():
+    """An import that the signal cut short is tried again by a callback at exit, and fails in strange ways."""
+    body = "import atexit\natexit.register(lambda: 1 / 0)\n"
+    body += "def main():\n sys.stdout.write('shown'); os.kill(os.getpid(), signal.SIGTERM)\n while True: signal.pause()"
+    done = shell(body)
+    assert (done.returncode, done.stdout) == (143, "shown")
+    assert done.stderr == "it: error: interrupted by SIGTERM. The same command goes on where this one ended.\n"
+
+
+def test_a_program_in_a_program_is_told_of_the_signal():
+    body = "def inner(): os.kill(os.getpid(), signal.SIGTERM); signal.pause()\n"
+    body += "def main():\n code = guarded('inner', inner); print('inner ended with', code); return code"
+    done = shell(body)
+    assert (done.returncode, done.stdout) == (143, "inner ended with 143\n")
+    assert done.stderr.startswith("inner: error: interrupted by SIGTERM.")
+
+
 def test_programs_have_it(tmp_path):
     """A home folder that cannot be, a folder that cannot be read: no traceback from any of the three."""
     (tmp_path / "file").touch()

@@ -80,6 +80,16 @@ def test_a_main_thread_that_does_not_come_back_is_ended_with_one_line():
     assert time.monotonic() - begin >= interrupts.GRACE_SECONDS
 
 
+def test_an_interrupt_that_falls_into_a_destructor_is_not_lost_and_not_shown():
+    body = "class Held:\n def __del__(self): os.write(1, b'.\\n'); time.sleep(60)\n"
+    body += "with Interrupts():\n held = Held(); del held\n try: Interrupts.raise_again()\n"
+    body += " except KeyboardInterrupt: os._exit(5)"
+    process = program(body)
+    process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=patience(30))
+    assert (process.returncode, stderr) == (5, "")
+
+
 def test_an_interrupt_is_put_off_while_something_is_started():
     body = "try:\n with Interrupts():\n  with Interrupts.held():\n   print('ready', flush=True); time.sleep(.3); "
     body += "os.write(1, b'whole ')\n  os.write(1, b'never')\nexcept KeyboardInterrupt: os._exit(3)"
