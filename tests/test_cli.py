@@ -285,7 +285,8 @@ def test_dry_run_tells_what_would_run_and_writes_nothing(run_app, fmriprep, tmp_
     assert lines[2].startswith("skip sub-01_task-rest_space-MNI152NLin2009cAsym")
     assert lines[3] == "sub-02"
     assert lines[4].startswith("fail sub-02_task-rest space: ")
-    assert lines[-1] == "2 participants: 1 recordings would run, 1 cannot; nothing was written."
+    assert lines[-2] == "2 participants: 1 recordings would run, 1 cannot; nothing was written."
+    assert lines[-1].startswith("No weights of brainlm were found: connectivity only.")
     assert sorted((p, p.lstat().st_mtime_ns) for p in tmp_path.rglob("*")) == before
 
 

@@ -46,7 +46,7 @@ def test_a_child_that_fails_properly_is_reported(job):
     report = run_child(job)
     assert report["complete"]
     assert not succeeded(report)
-    assert report["recordings"][0]["kind"] == "data"
+    assert report["recordings"][0]["kind"] == "missing"
     assert json.loads(job.report_file.read_text()) == report
 
 
