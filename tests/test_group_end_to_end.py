@@ -373,11 +373,11 @@ def test_site_names_with_tabs_and_markup_break_neither_tables_nor_the_card(root)
     sites = ("<script>a&b</script> | *x*", "north\t| [y](z)\nsouth")
 
     def change(rows):
-        return [row | {"site": f"@{i % 2}"} for i, row in enumerate(rows)]
+        return [row | {"site": f"site{i % 2}"} for i, row in enumerate(rows)]
 
     rewrite(root, change)
     path = root / "bids" / "participants.tsv"
-    path.write_text(path.read_text().replace("@0", sites[0]).replace("@1", f'"{sites[1]}"'))
+    path.write_text(path.read_text().replace("site0", sites[0]).replace("site1", f'"{sites[1]}"'))
     assert main(small_words(root, "--site-column", "site", "--leave-one-site-out")) == 0
     found = evaluation(root, "responder_linear")
     assert set(found["people"]["sites"]) == set(sites)

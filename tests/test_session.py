@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bids_fmmtc import session
-from bids_fmmtc.dataset.store import read_table
+from bids_fmmtc.dataset.store import read_table, write_json
 from bids_fmmtc.errors import RepetitionTimeError
 from bids_fmmtc.recording import Workplace
 from bids_fmmtc.session import process_session, write_prediction
@@ -36,6 +36,8 @@ def test_a_prediction_says_where_it_comes_from(task):
     place = Workplace(task)
     quality = {"n_frames_in_windows": 100, "mean_fd": 0.2, "mean_coverage": 0.9, "n_frames_left": 120}
     good = [Features(task.recordings[0].key, np.array([[0, 2], [2, 4]], np.int32), {}, quality, "d")]
+    record = {"Key": good[0].key, "Status": "ok", "FeaturesSHA256": "0a"}
+    write_json(place.layout.derivative(task.recordings[0], "features", ".json"), record)
     p = np.array([0.25, 0.75], np.float32)
     found = Prediction(KEY, 0.5, p, 0.5, "responder", ("responder",), ("high_motion",), "b")
     write_prediction(KEY, task.recordings, found, good, place)
@@ -46,6 +48,7 @@ def test_a_prediction_says_where_it_comes_from(task):
     sidecar = json.loads(table(task).with_suffix(".json").read_text())
     (source,) = sidecar["Sources"]  # the run that has features, not the other
     assert source.startswith("bids::sub-01/func/sub-01_task-rest_run-1_")
+    assert sidecar["FeaturesSHA256"] == {source: "0a"}
     assert "not a medical device" in sidecar["IntendedUse"]
 
 
