@@ -21,8 +21,8 @@ SUFFIX = "_timeseries.tsv"
 IDENTITY = ("sub", "ses", "task", "acq", "ce", "trc", "rec", "dir", "run", "echo", "part")
 """What tells recordings apart; every other entity of a name is a variant of one recording's series."""
 _ATLAS = ("atlas", "seg", "scale")
-# giga_connectome names its scrubbing presets by their limit in mm, with the decimal point: desc-...Scrubbing.5
-_NAME = re.compile(r"((?:[A-Za-z]+-[A-Za-z0-9+]+(?:\.[0-9]+)?_)+)[A-Za-z]+\.[a-z]+", re.ASCII)
+# giga_connectome names its scrubbing presets by their limit in mm, with the decimal point: desc-...Scrubbing.5+gsr
+_NAME = re.compile(r"((?:[A-Za-z]+-[A-Za-z0-9+]+(?:\.[0-9][A-Za-z0-9+]*)?_)+)[A-Za-z]+\.[a-z]+", re.ASCII)
 _TR_SECONDS = (0.05, 30.0)  # no scanner is faster or slower; 2000 is milliseconds
 _SAME = 0.01  # two repetition times that differ by no more than this share are one
 
@@ -186,15 +186,18 @@ class Neighbours:
             folder = folder.parent
 
     def _table(self, file: SeriesFile, suffix: str, descriptions: set[str | None]) -> Path | None:
-        """Return the table of this suffix of the same recording, the one with the shortest name."""
+        """Return the table of this suffix of the same recording: of the same settings, then with the shortest name."""
         found = [
-            other.path
+            other
             for other in self._list(file.path.parent)
             if other.suffix == f"{suffix}.tsv"
             and identity_of(other.labels) == file.identity
             and other.labels.get("desc") in descriptions
         ]
-        return min(found, key=lambda path: (len(path.name), path.name), default=None)
+        # xcp_d's multiverse layout keeps runs of other settings in the same folder, told by hash-.
+        same = file.labels.get("hash")
+        best = min(found, key=lambda o: (o.labels.get("hash") != same, len(o.path.name), o.path.name), default=None)
+        return None if best is None else best.path
 
 
 def _told(path: Path) -> dict[str, Any]:

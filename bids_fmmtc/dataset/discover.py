@@ -175,12 +175,7 @@ def _refuse_empty(finder: _Finder, others: set[str]) -> None:
             finder.look(label)
     absent = finder.absent()
     if finder.old and not finder.there["task"]:
-        raise SelectionError(
-            f"{' or '.join(map(str, finder.roots))} holds names of fMRIPrep before 1.2, such as {min(finder.old)} "
-            "(preproc without desc-), which are not read.",
-            "Rename the files as fMRIPrep names them since (..._space-S_desc-preproc_bold.nii.gz, "
-            "..._desc-brain_mask.nii.gz, ..._desc-confounds_regressors.tsv), or rerun fMRIPrep.",
-        )
+        raise _old_names(" or ".join(map(str, finder.roots)), finder.old)
     if absent or not finder.selected:
         missing = "; ".join(f"no {name} {some(labels)}" for name, labels in absent.items())
         raise SelectionError(
@@ -235,8 +230,9 @@ class _Finder:
         for image in filter(self.query.selects, images):
             groups.setdefault(image.identity, []).append(image)
         if not groups:
-            found = _found(_labels(images))
-            self.without.append(_failure(key, SelectionError(f"{key} has no {self.query}; found {found}.")))
+            nothing = SelectionError(f"{key} has no {self.query}; found {_found(_labels(images))}.")
+            old = [] if images else [name for name in self.old if name.startswith(f"{key}_")]
+            self.without.append(_failure(key, _old_names(key, old) if old else nothing))
         for group in groups.values():
             self._choose(group, listings)
 
@@ -276,6 +272,15 @@ class _Finder:
             tuple(sorted(self.skipped, key=lambda skipped: natural(str(skipped.path)))),
             tuple(sorted((*self.failures, *self.without), key=lambda failure: natural(failure.key))),
         )
+
+
+def _old_names(what: str, names: Sequence[str]) -> SelectionError:
+    """Return the error of names that fMRIPrep gave before 1.2."""
+    return SelectionError(
+        f"{what} holds names of fMRIPrep before 1.2, such as {min(names)} (preproc without desc-), which are not read.",
+        "Rename the files as fMRIPrep names them since (..._space-S_desc-preproc_bold.nii.gz, "
+        "..._desc-brain_mask.nii.gz, ..._desc-confounds_regressors.tsv), or rerun fMRIPrep.",
+    )
 
 
 def _labels(images: Sequence[Image]) -> dict[str, set[str]]:

@@ -80,21 +80,39 @@ def _mind_versions(roots: Sequence[Path], *, named: bool) -> None:
     """Refuse several versions of fMRIPrep that were merely found; say so where they were named."""
     versions = {root: fmriprep_version(root) for root in roots}
     if len(set(versions.values())) < 2:
+        _tell_shared(roots)
         return
-    told = ", ".join(f"{root.name} ({version or 'version unknown'})" for root, version in versions.items())
+    told = ", ".join(f"{root.name}: {version or 'unknown'}" for root, version in versions.items())
     if named:
-        _log.warning("Several versions of fMRIPrep are used together: %s.", told)
+        _log.warning("Several versions or settings of fMRIPrep are used together: %s.", told)
         return
     raise InputError(
-        f"{roots[0].parent} holds the output of several versions of fMRIPrep: {told}.",
+        f"{roots[0].parent} holds the output of several versions or settings of fMRIPrep: {told}.",
         "Name the one to use with --derivatives PATH (or several of them, where they are meant to be mixed).",
     )
 
 
+def _tell_shared(roots: Sequence[Path]) -> None:
+    """Say that people are in several datasets, which nothing tells apart: of each recording the first one counts."""
+    people = [set(list_participants([root])) for root in roots]
+    shared = {label for place, one in enumerate(people) for other in people[:place] for label in one & other}
+    if shared:
+        _log.warning(
+            "%s stand in several of %s; of each recording, the first that has it is used.",
+            some(f"sub-{label}" for label in shared),
+            ", ".join(root.name for root in roots),
+        )
+
+
 def fmriprep_version(root: Path) -> str:
-    """Return the version of fMRIPrep that made a dataset, as its description tells; empty where it does not."""
+    """Return how a dataset was made, as its description tells: fMRIPrep's version and, if any, a hash of its settings.
+
+    In the multiverse layout (``fmriprep-VERSION-HASH``) one version may have run with several settings:
+    ``25.2.3 (a1b2c3d4)``. Empty where the description tells neither.
+    """
     entry = _made_by(root)
-    return str(entry.get("Version") or entry.get("version") or "")
+    version, settings = entry.get("Version") or entry.get("version") or "", entry.get("ConfigurationHash")
+    return f"{version} ({settings})".strip() if settings else str(version)
 
 
 def _refuse_no_folder(path: Path, what: str) -> None:

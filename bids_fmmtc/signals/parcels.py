@@ -28,10 +28,14 @@ _NO_PARCELS = frozenset(
     {"globsig", "globalsignal", "csf", "whitematter", "framewisedisplacement", "transx", "stddvars", "frametimesstart"}
     | {"background", "global", "wm", "gsr"}
 )
-# Columns that count or time the rows, where their values do so too.
-_ROW_NAMES = frozenset({"unnamed0", "index", "time", "times", "volume", "volumes", "frame", "frames", "tr", "onset"})
-# What xcp_d appends to every column where its output layout is multiverse: a hash of settings, perhaps several.
-_HASH = re.compile(r"(?=[^0-9]*[0-9])[0-9A-Za-z]{6,40}(\+[0-9A-Za-z]{6,40})*")
+# Columns that count or time the rows, where their values rise from row to row, letters and digits only, lower case.
+_ROW_NAMES = re.compile(
+    r"unnamed\d*|index|idx|id|n|t|tr|trs|onset|seconds?|sec"
+    r"|(row|time|timepoint|volume|vol|frame|scan|sample)s?(index|idx|id|no|number|s|sec|seconds|ms)?"
+)
+_LINE_ROWS = 10  # of fewer, a straight line may be a signal; of more, none is
+# What xcp_d appends to columns where its output layout is multiverse: a hash of settings, and those it builds on.
+_HASH = re.compile(r"_hash-[0-9A-Za-z+]+$")
 
 
 # ---------------------------------------------------------------------------------------------------------------- read
@@ -56,8 +60,8 @@ def read_series(path: Path) -> Table:
 
     The first line is a header when a cell of it is no number, or when all are whole numbers, none twice, and other
     lines hold fractions (giga_connectome names parcels by number). Columns that count the rows, or tell their times,
-    are left out: without a name as pandas writes its index, ``Unnamed: 0`` as it reads that back, or under a name such
-    as ``index``, ``time`` or ``volume``. A hash that all columns end in is taken off.
+    are left out, with gaps where frames are: without a name as pandas writes its index, ``Unnamed: 0`` as it reads that
+    back, or under a name such as ``index``, ``time`` or ``volume``. xcp_d's ``_hash-...`` is taken off column names.
 
     Raises
     ------
@@ -73,8 +77,8 @@ def read_series(path: Path) -> Table:
     left_out: tuple[str, ...] = ()
     if names is not None:
         names = _without_hash(names)
-        rows = [c for c, name in enumerate(names) if _plain(name) in _ROW_NAMES and _numbers_rows(values[:, c])]
-        rows += [0] if names[0] == "" and _counts_rows(values[:, 0]) else []
+        rows = [c for c, name in enumerate(names) if _ROW_NAMES.fullmatch(_plain(name)) and _rises(values[:, c])]
+        rows += [0] if names[0] == "" and _rises(values[:, 0]) else []
         left_out = tuple(names[c] or "(row numbers)" for c in rows)
         values = np.delete(values, rows, axis=1)
         names = tuple(name for c, name in enumerate(names) if c not in rows)
@@ -135,22 +139,22 @@ def _values(path: Path, lines: Sequence[Sequence[str]], n_columns: int) -> NDArr
     return values
 
 
-def _counts_rows(column: NDArray[np.float64]) -> bool:
-    return len(column) > 0 and bool(np.array_equal(column - column[0], np.arange(len(column))) and column[0] in (0, 1))
+def _rises(column: NDArray[np.float64]) -> bool:
+    """Tell whether a column rises in every row, as counts and times of frames do and no signal; gaps do not matter."""
+    return len(column) > 1 and bool((np.diff(column) > 0).all())
 
 
-def _numbers_rows(column: NDArray[np.float64]) -> bool:
-    """Tell whether a column rises by the same step in every row, as counts and times do and no signal."""
-    steps = np.diff(column)
-    return len(column) > 1 and bool(np.isfinite(column).all() and steps[0] > 0 and np.allclose(steps, steps[0], 1e-3))
+def _is_line(column: NDArray[np.float64]) -> bool:
+    """Tell whether a column is a straight line that is not level, up to the rounding of its last digits."""
+    line = np.linspace(column[0], column[-1], len(column))
+    reach = abs(float(column[-1] - column[0]))
+    return len(column) >= _LINE_ROWS and reach > 0 and bool((np.abs(column - line) <= 1e-3 * reach).all())
 
 
 def _without_hash(names: tuple[str, ...]) -> tuple[str, ...]:
-    """Return names without the hash that all of them end in: ``LH_Vis_1_a1b2c3d4`` is ``LH_Vis_1``."""
-    ends = {name.rpartition("_")[2] for name in names}
-    if len(ends) != 1 or not all("_" in name for name in names) or _HASH.fullmatch(next(iter(ends))) is None:
-        return names
-    return tuple(name.rpartition("_")[0] for name in names)
+    """Return names without xcp_d's hashes: ``LH_Vis_1_hash-a1b2c3d4`` is ``LH_Vis_1``, unless two became one."""
+    bare = tuple(_HASH.sub("", name) for name in names)
+    return bare if len(set(bare)) == len(set(names)) else names
 
 
 def _plain(name: str) -> str:
@@ -275,6 +279,12 @@ def _refuse_no_parcels(table: Table) -> None:
     if odd:
         raise DataError(
             f"{table.path.name} has the column {', '.join(map(repr, odd))}, which is no parcel.",
+            "Name the columns to take with --atlas FILE.tsv (column name), or remove this one.",
+        )
+    lines = [n for n, column in zip(table.names or (), table.values.T, strict=True) if _is_line(column)]
+    if lines:
+        raise DataError(
+            f"{table.path.name}: column {', '.join(map(repr, lines))} is a straight line, which is no signal.",
             "Name the columns to take with --atlas FILE.tsv (column name), or remove this one.",
         )
 

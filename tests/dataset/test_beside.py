@@ -162,3 +162,18 @@ def test_the_old_name_of_confounds(file, tmp_path):
     found = file("sub-01_task-rest_timeseries")
     path = beside(found.path, "sub-01_task-rest_desc-confounds_regressors.tsv")
     assert Neighbours(tmp_path).motion(found) == path
+
+
+@pytest.mark.parametrize("settings", ["a1b2c3d4", "0f9e8d7c+5b6a7988"])
+def test_outliers_and_motion_are_those_of_the_same_settings(tmp_path, settings):
+    func = tmp_path / "sub-01" / "func"
+    func.mkdir(parents=True)
+    for other in ("a1b2c3d4", "0f9e8d7c+5b6a7988", "00"):
+        for suffix in ("outliers", "motion"):
+            (func / f"sub-01_task-rest_hash-{other}_{suffix}.tsv").touch()
+    name = f"sub-01_task-rest_space-S_atlas-X_stat-mean_hash-{settings}_timeseries.tsv"
+    (func / name).touch()
+    found = SeriesFile(func / name, labels_of(name))
+    neighbours = Neighbours(tmp_path)
+    assert neighbours.beside(found).outliers.name == f"sub-01_task-rest_hash-{settings}_outliers.tsv"
+    assert neighbours.motion(found).name == f"sub-01_task-rest_hash-{settings}_motion.tsv"

@@ -740,3 +740,12 @@ def test_names_before_fmriprep_1_2_are_named(root):
     put(root, "sub-01_task-rest_bold_space-MNI152NLin2009cAsym_preproc.nii.gz", "sub-01_task-rest_bold_confounds.tsv")
     with pytest.raises(SelectionError, match=r"fMRIPrep before 1\.2, such as sub-01_task-rest_bold_confounds\.tsv"):
         find(root)
+
+
+def test_one_person_with_names_before_1_2_is_told_so_beside_others(root):
+    put(root, f"sub-01_task-rest_{S6}_{BOLD}", "sub-02_task-rest_bold_space-MNI152NLin2009cAsym_preproc.nii.gz")
+    selection = find(root)
+    assert keys(selection) == ["sub-01_task-rest"]
+    (failure,) = selection.failures
+    assert failure.key == "sub-02"
+    assert "names of fMRIPrep before 1.2, such as sub-02_task-rest_bold_space" in failure.message

@@ -198,14 +198,35 @@ def test_five_hundred_descriptions_at_random(tmp_path):
     assert 50 < found < 500
 
 
-def version(root, number, name="fMRIPrep"):
-    return describe(root, DatasetType="derivative", GeneratedBy=[{"Name": name, "Version": number}])
+def version(root, number, name="fMRIPrep", **more):
+    return describe(root, DatasetType="derivative", GeneratedBy=[{"Name": name, "Version": number, **more}])
+
+
+def test_one_version_with_several_settings_is_asked_about(raw):
+    for settings in ("a1b2c3d4", "0f9e8d7c"):
+        version(raw / "derivatives" / f"fmriprep-25.2.3-{settings}", "25.2.3", ConfigurationHash=settings)
+    with pytest.raises(
+        InputError, match=r"several versions or settings of fMRIPrep: .*0f9e8d7c.*25\.2\.3 \(a1b2c3d4\)"
+    ):
+        find_derivatives(raw)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_people_in_two_datasets_that_nothing_tells_apart_are_told(raw, shared, caplog):
+    for name, label in (("fmriprep-a", "01"), ("fmriprep-b", "01" if shared else "02")):
+        folder = version(raw / "derivatives" / name, "25.2.3")
+        (folder / f"sub-{label}").mkdir()
+    with caplog.at_level(logging.WARNING):
+        assert len(find_derivatives(raw)) == 2
+    assert ("sub-01 stand in several of fmriprep-a, fmriprep-b" in caplog.text) == shared
 
 
 def test_several_versions_are_asked_about_and_named_ones_are_told(raw, caplog):
     first = version(raw / "derivatives" / "fmriprep-20.2.7", "20.2.7")
     second = version(raw / "derivatives" / "fMRIPrep-25.2.3-a1b2c3d4", "25.2.3")
-    with pytest.raises(InputError, match=r"several versions of fMRIPrep: .*25\.2\.3.*20\.2\.7.* --derivatives"):
+    with pytest.raises(
+        InputError, match=r"several versions or settings of fMRIPrep: .*25\.2\.3.*20\.2\.7.* --derivatives"
+    ):
         find_derivatives(raw)
     with caplog.at_level(logging.WARNING):
         assert find_derivatives(raw, [(None, second)]) == (second,)

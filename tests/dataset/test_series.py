@@ -268,11 +268,12 @@ def test_what_is_laid_end_to_end_is_passed_over(tmp_path, runs):
     assert skipped.path.name == "sub-01_task-rest_seg-A_timeseries.tsv"
 
 
-def test_giga_connectome_s_scrubbing_presets_are_found(tmp_path):
-    name = "sub-01_task-rest_atlas-G_desc-10ParcelsScrubbing.5_timeseries.tsv"
+@pytest.mark.parametrize("preset", ["Simple+gsr", "Scrubbing.2", "Scrubbing.2+gsr", "Scrubbing.5", "Scrubbing.5+gsr"])
+def test_giga_connectome_s_presets_are_found(tmp_path, preset):
+    name = f"sub-01_task-rest_atlas-G_desc-10Parcels{preset}_timeseries.tsv"
     (tmp_path / name).write_text("a\tb\n1\t2\n2\t1\n")
     (file,) = find_series(tmp_path).files
-    assert file.labels["desc"] == "10ParcelsScrubbing.5"
+    assert file.labels["desc"] == f"10Parcels{preset}"
 
 
 def test_what_cannot_be_entered_costs_its_participant_alone(caplog):

@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bids_fmmtc.errors import AtlasError, DataError, MissingInputError
@@ -296,15 +296,45 @@ def test_a_parcel_of_such_a_name_that_does_not_count_stays(tmp_path):
     assert table.names == ("time", "b")
 
 
-@pytest.mark.parametrize("end", ["a1b2c3d4", "9f8e7d6c5b4a+0a1b2c3d"])
-def test_a_hash_that_all_columns_end_in_is_taken_off(tmp_path, end):
-    names = [f"LH_Vis_1_{end}", f"LH_Vis_2_{end}"]
-    assert read_series(written(tmp_path / "x_timeseries.tsv", names, ROWS)).names == ("LH_Vis_1", "LH_Vis_2")
+@settings(deadline=None)
+@given(
+    name=st.sampled_from(["index", "Unnamed: 0.1", "volume_index", "vol", "timepoint", "Time (s)", "scan", "row", ""]),
+    step=st.sampled_from([1, 0.735, 2]),
+    kept=st.sets(st.integers(0, 40), min_size=6, max_size=6).map(sorted),
+    digits=st.integers(2, 6),
+)
+def test_numbers_of_frames_are_left_out_with_gaps_and_rounding(tmp_path_factory, name, step, kept, digits):
+    counts = np.round(step * np.array(kept), digits)
+    path = tmp_path_factory.mktemp("t") / "x_timeseries.tsv"
+    table = read_series(written(path, [name, "a", "b"], np.column_stack([counts, ROWS])))
+    assert (table.names, table.left_out) == (("a", "b"), (name or "(row numbers)",))
+    assert np.allclose(table.values, ROWS, atol=1e-6)
 
 
-@pytest.mark.parametrize("names", [("A_1", "B_1"), ("LH_a1b2c3d4", "LH_a1b2c3d5"), ("x_motor", "y_motor")])
-def test_what_is_no_hash_stays(tmp_path, names):
-    assert read_series(written(tmp_path / "x_timeseries.tsv", names, ROWS)).names == names
+@pytest.mark.parametrize("slope", [1.0, -0.37])
+def test_a_straight_line_of_any_name_is_no_parcel(tmp_path, slope):
+    rows = np.column_stack([slope * np.arange(40), np.random.default_rng(1).standard_normal(40), np.ones(40)])
+    path = written(tmp_path / "sub-1_timeseries.tsv", ["drift", "a", "level"], rows)
+    with pytest.raises(DataError, match="column 'drift' is a straight line"):
+        open_atlas(path)
+    with pytest.raises(DataError, match="column 'drift' is a straight line"):
+        match_columns(read_series(path), parcel_atlas("x", ["p", "q", "r"]))
+
+
+@pytest.mark.parametrize("ends", [("a1b2c3d4", "a1b2c3d4"), ("9f8e+0a1b", "0a1b"), ("abcdefgh", None)])
+def test_hashes_that_xcp_d_appends_are_taken_off(tmp_path, ends):
+    names = ["LH_Vis_1", "LH_Vis_2"]
+    hashed = [name if end is None else f"{name}_hash-{end}" for name, end in zip(names, ends, strict=True)]
+    assert read_series(written(tmp_path / "x_timeseries.tsv", hashed, ROWS)).names == tuple(names)
+
+
+@pytest.mark.parametrize(
+    "names", [("A_1", "B_1"), ("LH_Schaefer400", "RH_Schaefer400"), ("LH_hash-a1b2c3d4", "LH_hash-a1b2c3d5")]
+)
+def test_what_is_no_hash_or_tells_columns_apart_stays(tmp_path, names):
+    table = read_series(written(tmp_path / "x_timeseries.tsv", names, ROWS))
+    assert table.names == names
+    assert match_columns(table, parcel_atlas("x", names[::-1])).places.tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("name", ["Background", "global", "WM", "global_signal"])

@@ -10,7 +10,7 @@ from bids_fmmtc.dataset.store import write_array, write_table
 from bids_fmmtc.errors import ConfoundsError, CoverageError, DataError, ShortRecordingError
 from bids_fmmtc.modalities import load_modality
 from bids_fmmtc.recipe import Recipe, Windows
-from bids_fmmtc.signals.parcels import Table, parcel_atlas
+from bids_fmmtc.signals.parcels import Table, parcel_atlas, read_series
 from bids_fmmtc.signals.series import SeriesSource, import_source, on_all_frames, without_holes
 from bids_fmmtc.signals.windows import scale
 from bids_fmmtc.types import Recording
@@ -55,6 +55,12 @@ def test_the_union_of_all_criteria_counts_where_there_is_one():
         assert np.isnan(on_all_frames(given_rows, both)).all(axis=1).tolist() == [False, True, True, False, False]
     # Rows by the first criterion alone.
     assert np.isnan(on_all_frames(rows[fd == 0], both)).all(axis=1).tolist() == [False, True, False, False, False]
+
+
+def test_frames_that_a_table_with_hashes_marks_are_censored(tmp_path):
+    path = tmp_path / "sub-1_outliers.tsv"
+    path.write_text("framewise_displacement_hash-a1b2c3d4\n0\n1\n0\n")
+    assert np.isnan(on_all_frames(values(3).astype(float), read_series(path))).all(axis=1).tolist() == [0, 1, 0]
 
 
 def test_outliers_of_another_recording_are_refused():
