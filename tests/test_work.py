@@ -172,7 +172,7 @@ def test_a_disk_without_locks_is_told_once_and_used(settings, monkeypatch, caplo
         with lock(folder / label / "lock"):
             ran.append(label)
     assert ran == ["01", "02"]
-    (message,) = [r.getMessage() for r in caplog.records]
+    (message,) = [r.getMessage() for r in caplog.records if r.name == work.log.name and r.levelname == "WARNING"]
     assert f"no file locks ({errno.errorcode[number]})" in message
     assert "--work-dir" in message
 
