@@ -1,0 +1,468 @@
+"""NeuroSTORM's encoder: windows of a 4-D volume, each scanned by a Mamba block, on any machine.
+
+NeuroSTORM (arXiv 2506.11167; Nature Biomedical Engineering 2026, doi 10.1038/s41551-026-01666-y) is a Swin hierarchy over
+space and time whose attention is replaced by one causal selective scan (Mamba-1) over the 256 tokens of a window of
+4 x 4 x 4 x 4. A clip of 20 frames at 0.8 s on the 96-voxel grid at 2 mm becomes 288 numbers. Written from its published
+facts; its own code needs CUDA kernels.
+
+Shapes: B clips, C channels, (X, Y, Z) tokens of a frame, T frames, N = X Y Z T tokens, n windows of L tokens, E = 2 C inner
+channels of a scan, S = 16 states. Inside a stage tensors are channel-last, (B, X, Y, Z, T, C); between stages the reference
+keeps (B, C, X, Y, Z, T), and so do the stages' outputs here.
+"""
+
+# ruff: noqa: N806  (A, B, C, D are the scan's own names)
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812  (torch's own habit)
+
+from bids_fmmtc.errors import DataError
+from bids_fmmtc.modalities.neurostorm_config import EXPAND, STATES, TAPS, Four, NeuroStormConfig
+from bids_fmmtc.types import Int32
+
+CHUNK = 4096
+"""Tokens worked on at a time where no gradient is asked for: few enough to stay in the cache."""
+
+STEPS = 16
+"""Steps of a scan whose decay is computed at once, without numba."""
+
+
+# ---------------------------------------------------------------------------------------------------------- windows
+
+
+class Windows(NamedTuple):
+    """How the tokens of a grid fall into windows; they partition it.
+
+    ``index`` (n, L) int64 is the place of each window's tokens among the N of the grid, in the order of the scan (t fastest),
+    and N for padding. ``place`` (N,) int64 is the way back: where in ``index``, flattened, each token stands.
+    """
+
+    index: Tensor
+    place: Tensor
+
+
+@lru_cache(maxsize=32)
+def partition(grid: Four, window: Four, *, shifted: bool) -> Windows:
+    """Cut a grid into windows, shifted by half a window or not.
+
+    An axis that is not longer than the window is one window and is not shifted. Else the grid is padded at its end to a
+    multiple, and rolled: the first and the last face then share a window, without a mask, as in the reference.
+    """
+    size = tuple(min(g, w) for g, w in zip(grid, window, strict=True))
+    shift = [0 if g <= w or not shifted else w // 2 for g, w in zip(grid, window, strict=True)]
+    n = math.prod(grid)
+    places = np.arange(n).reshape(grid)
+    places = np.pad(places, [(0, -g % w) for g, w in zip(grid, size, strict=True)], constant_values=n)
+    places = np.roll(places, [-s for s in shift], axis=(0, 1, 2, 3))
+    counts = [p // w for p, w in zip(places.shape, size, strict=True)]
+    cut = places.reshape([v for pair in zip(counts, size, strict=True) for v in pair])
+    index = cut.transpose(0, 2, 4, 6, 1, 3, 5, 7).reshape(math.prod(counts), math.prod(size))
+    place = np.empty(n + 1, np.int64)
+    place[index.ravel()] = np.arange(index.size)
+    return Windows(torch.from_numpy(index), torch.from_numpy(place[:n]))
+
+
+# ------------------------------------------------------------------------------------------------------------ model
+# Attribute names are those of the published state dicts: only then can a file be checked name by name.
+
+
+class Mamba(nn.Module):
+    """Mamba-1 (Gu and Dao, arXiv 2312.00752): projection, short causal convolution, selective scan, gate."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        inner, self.rank = EXPAND * width, math.ceil(width / 16)
+        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
+        self.conv1d = nn.Conv1d(inner, inner, TAPS, groups=inner, padding=TAPS - 1)
+        self.x_proj = nn.Linear(inner, self.rank + 2 * STATES, bias=False)
+        self.dt_proj = nn.Linear(self.rank, inner)
+        self.A_log = nn.Parameter(torch.log(torch.arange(1.0, STATES + 1)).repeat(inner, 1))
+        self.D = nn.Parameter(torch.ones(inner))
+        self.out_proj = nn.Linear(inner, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scan sequences x [n,L,C] one by one; gradients reach x and the parameters."""
+        u, z = self.in_proj(x).chunk(2, dim=-1)  # [n,L,C] -> 2 x [n,L,E]
+        u = F.silu(self.conv1d(u.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2))
+        dt, B, C = self.x_proj(u).split([self.rank, STATES, STATES], dim=-1)
+        dt = F.softplus(self.dt_proj(dt))  # [n,L,E]
+        y = selective_scan(u, dt, -torch.exp(self.A_log), B, C) + self.D * u
+        out: Tensor = self.out_proj(y * F.silu(z))
+        return out
+
+
+def selective_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Tensor:
+    """Return ``y_t = <h_t, C_t>`` of ``h_t = exp(dt_t A) h_(t-1) + dt_t u_t B_t``, step by step.
+
+    On CUDA by mamba_ssm's kernel where that is installed.
+
+    Parameters
+    ----------
+    u, dt
+        [n,L,E].
+    A
+        [E,S].
+    B, C
+        [n,L,S].
+
+    Returns
+    -------
+    Tensor
+        [n,L,E].
+    """
+    if scan_of(u.device) == "mamba_ssm":
+        from mamba_ssm.ops.selective_scan_interface import selective_scan_fn  # noqa: PLC0415
+
+        out: Tensor = selective_scan_fn(*(v.transpose(1, 2) for v in (u, dt)), A, *(v.transpose(1, 2) for v in (B, C)))
+        return out.transpose(1, 2)
+    state = u.new_zeros(u.shape[0], u.shape[2], STATES)
+    rows = []
+    # `unbind`, not x[:, t]: the way back through an index writes a whole zero tensor for every step.
+    for u_t, dt_t, B_t, C_t in zip(u.unbind(1), dt.unbind(1), B.unbind(1), C.unbind(1), strict=True):
+        state = torch.exp(dt_t[..., None] * A) * state + (dt_t * u_t)[..., None] * B_t[:, None]
+        rows.append((state @ C_t[..., None])[..., 0])  # [n,E,S] x [n,S,1] -> [n,E]
+    return torch.stack(rows, 1)
+
+
+def scan_of(device: torch.device) -> str:
+    """Return which scan a device gets: ``mamba_ssm``, or ``torch``. A CPU's work without gradients asks `kernels` first."""
+    return "mamba_ssm" if device.type == "cuda" and find_spec("mamba_ssm") is not None else "torch"
+
+
+def kernels() -> Any:
+    """Return the compiled kernels; None where numba is not installed."""
+    if find_spec("numba") is None:
+        return None
+    from bids_fmmtc.modalities import neurostorm_kernels  # noqa: PLC0415
+
+    return neurostorm_kernels
+
+
+class Mlp(nn.Module):
+    """Two linear layers with an exact GELU between them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear1 = nn.Linear(width, 4 * width)
+        self.linear2 = nn.Linear(4 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[...,C] -> [...,C]."""
+        out: Tensor = self.linear2(F.gelu(self.linear1(x)))
+        return out
+
+
+class Block(nn.Module):
+    """Pre-norm block: scan of windows, then a feed-forward network, each added to its input."""
+
+    prompt: Tensor | None
+
+    def __init__(self, width: int, prompts: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width)
+        self.mamba = Mamba(width)
+        self.norm2 = nn.LayerNorm(width)
+        self.mlp = Mlp(width)
+        self.register_parameter("prompt", nn.Parameter(torch.zeros(1, prompts, width)) if prompts else None)
+
+    def forward(self, x: Tensor, windows: Windows) -> Tensor:
+        """Map x [B,N,C] to [B,N,C]; gradients where they are on."""
+        x = x + self.mix(self.norm1(x), windows)
+        out: Tensor = x + self.mlp(self.norm2(x))
+        return out
+
+    def mix(self, x: Tensor, windows: Windows) -> Tensor:
+        """Scan the windows of normed tokens x [B,N,C]; prompts, if there are any, come before each and are dropped."""
+        batch, _, width = x.shape
+        n, length = windows.index.shape
+        rows = F.pad(x, (0, 0, 0, 1))[:, windows.index]  # [B,N+1,C] -> [B,n,L,C]; the last row is the padding
+        rows = rows.reshape(batch * n, length, width)
+        if self.prompt is not None:
+            rows = torch.cat([self.prompt.expand(batch * n, -1, -1), rows], dim=1)
+        rows = self.mamba(rows)[:, -length:]
+        return rows.reshape(batch, n * length, width)[:, windows.place]
+
+
+class PatchMerging(nn.Module):
+    """Eight neighbours in space become one token of twice the width."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.reduction = nn.Linear(8 * width, 2 * width, bias=False)
+        self.norm = nn.LayerNorm(8 * width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,X,Y,Z,T,C] -> [B,X/2,Y/2,Z/2,T,2C]; the last axis of space changes fastest among the eight."""
+        parts = [x[:, i::2, j::2, k::2] for i in (0, 1) for j in (0, 1) for k in (0, 1)]
+        out: Tensor = self.reduction(self.norm(torch.cat(parts, dim=-1)))
+        return out
+
+
+class Stage(nn.Module):
+    """Blocks on one grid, every other one shifted, then patch merging (but in the last)."""
+
+    def __init__(self, width: int, depth: int, window: Four, *, shifts: bool, merges: bool, prompts: int) -> None:
+        super().__init__()
+        self.window, self.shifts = window, shifts
+        self.blocks = nn.ModuleList(Block(width, prompts) for _ in range(depth))
+        self.downsample = PatchMerging(width) if merges else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,X,Y,Z,T,C] -> [B,X/2,Y/2,Z/2,T,2C], or of the same shape in the last stage."""
+        grid: Any = tuple(x.shape[1:5])
+        for j, block in enumerate(self.blocks):
+            windows = partition(grid, self.window, shifted=self.shifts and j % 2 == 1)
+            flat = x.flatten(1, 4)  # [B,X,Y,Z,T,C] -> [B,N,C]
+            flat = block(flat, windows) if needs_gradient(flat, block) else run_block(block, flat, windows)
+            x = flat.view(x.shape)
+        return x if self.downsample is None else self.downsample(x)
+
+
+class Positions(nn.Module):
+    """Learnt place in space and in time, added to every token at every stage."""
+
+    def __init__(self, width: int, grid: tuple[int, int, int], frames: int) -> None:
+        super().__init__()
+        self.pos_embed = nn.Parameter(torch.zeros(1, width, *grid, 1))
+        self.time_embed = nn.Parameter(torch.zeros(1, width, 1, 1, 1, frames))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add both to x [B,X,Y,Z,T,C]; a shorter clip takes the first time embeddings."""
+        time = self.time_embed[..., : x.shape[4]]
+        out: Tensor = x + self.pos_embed.movedim(1, -1) + time.movedim(1, -1)
+        return out
+
+
+class PatchEmbed(nn.Module):
+    """Cubes of voxels become tokens, by one linear layer."""
+
+    def __init__(self, config: NeuroStormConfig) -> None:
+        super().__init__()
+        self.patch = config.patch_size
+        self.fc = nn.Linear(math.prod(self.patch) * config.in_chans, config.embed_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B,1,X,Y,Z,T] voxels -> [B,X',Y',Z',T,C] tokens; within a patch z changes fastest."""
+        a, b, c, _ = self.patch
+        batch, _, x_, y_, z_, t = x.shape
+        cut = x.reshape(batch, x_ // a, a, y_ // b, b, z_ // c, c, t)
+        cut = cut.permute(0, 1, 3, 5, 7, 2, 4, 6)  # [B,X',Y',Z',T,a,b,c]
+        out: Tensor = self.fc(cut.flatten(5))
+        return out
+
+
+class NeuroStorm(nn.Module):
+    """The encoder, under the parameter names of the published checkpoints.
+
+    A new model has random weights: positions truncated normal, the scan's as in Mamba, everything else as torch makes it.
+    In evaluation mode it is a pure function of its input; there is no dropout.
+
+    Parameters
+    ----------
+    config
+        Shapes.
+    prompts
+        Learnt tokens before each window (task-specific prompt tuning); 0 for none.
+    """
+
+    def __init__(self, config: NeuroStormConfig, prompts: int = 0) -> None:
+        super().__init__()
+        self.config = config
+        self.weights_sha256: str | None = None
+        """Of the file the weights came from; None for a model that was not loaded."""
+        self.patch_embed = PatchEmbed(config)
+        grids = [tuple(n // 2**i for n in config.grid) for i in range(len(config.depths))]
+        widths = [config.embed_dim * 2**i for i in range(len(config.depths))]
+        last = len(config.depths) - 1
+        self.pos_embeds = nn.ModuleList(
+            Positions(width, grid, config.frames) for width, grid in zip(widths, grids, strict=True)
+        )
+        self.layers = nn.ModuleList(
+            Stage(
+                widths[i],
+                depth,
+                config.windows(i),
+                shifts=i < last or not config.last_layer_full_MSA,
+                merges=i < last,
+                prompts=prompts,
+            )
+            for i, depth in enumerate(config.depths)
+        )
+        self._initialise()
+
+    def stages(self, x: Tensor) -> Iterator[Tensor]:
+        """Yield the tokens [B,C,X,Y,Z,T] after the patch embedding and after each stage.
+
+        Parameters
+        ----------
+        x
+            [B,1,X,Y,Z,T] clips of ``config.img_size``, normalised; T may be smaller.
+
+        Raises
+        ------
+        DataError
+            Another shape, or more frames than there are time embeddings.
+        """
+        expected = (self.config.in_chans, *self.config.img_size[:3])
+        if x.ndim != 6 or tuple(x.shape[1:5]) != expected or not 0 < x.shape[5] <= self.config.frames:
+            raise DataError(
+                f"NeuroSTORM: expected clips (B, {', '.join(map(str, expected))}, T) with T up to {self.config.frames}, "
+                f"found {tuple(x.shape)}."
+            )
+        x = self.patch_embed(x)
+        yield x.movedim(-1, 1)
+        for positions, stage in zip(self.pos_embeds, self.layers, strict=True):
+            x = stage(positions(x))
+            yield x.movedim(-1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the last tokens [B,C,X,Y,Z,T] of clips [B,1,X,Y,Z,T]."""
+        out = x
+        for out in self.stages(x):
+            pass
+        return out
+
+    def vector(self, x: Tensor) -> Tensor:
+        """Return the mean over the last tokens, [B,C]: what the published heads read."""
+        return self(x).flatten(2).mean(-1)
+
+    def _initialise(self) -> None:
+        for module in self.modules():
+            if isinstance(module, Positions):
+                nn.init.trunc_normal_(module.pos_embed, std=0.02)
+                nn.init.trunc_normal_(module.time_embed, std=0.02)
+            elif isinstance(module, Block) and module.prompt is not None:
+                nn.init.trunc_normal_(module.prompt, std=0.02)
+            elif isinstance(module, Mamba):
+                low, high = math.log(1e-3), math.log(0.1)
+                step = torch.exp(torch.rand(len(module.D)) * (high - low) + low)
+                with torch.no_grad():
+                    module.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # softplus gives the step back
+
+
+# -------------------------------------------------------------------------------------------------- without gradients
+
+
+def needs_gradient(x: Tensor, block: nn.Module) -> bool:
+    """Tell whether autograd has to follow a block: gradients are on, and something asks for one."""
+    return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in block.parameters()))
+
+
+def run_block(block: Block, x: Tensor, windows: Windows) -> Tensor:
+    """Return ``block(x, windows)`` without gradients, some windows at a time and in reused memory.
+
+    Windows partition the tokens, so each piece is read, computed and written back before the next one.
+
+    Parameters
+    ----------
+    x
+        [B,N,C]; not changed.
+    """
+    x = x.clone(memory_format=torch.contiguous_format)
+    compiled = kernels() if x.device.type == "cpu" and x.dtype == torch.float32 else None
+    run = _piece if compiled is None else _compiled_piece
+    length = windows.index.shape[1] + (0 if block.prompt is None else block.prompt.shape[1])
+    several = max(1, CHUNK // length)
+    for clip in x:
+        for index in windows.index.to(x.device).split(several):
+            run(block, clip, index, compiled)
+    return x
+
+
+def _piece(block: Block, x: Tensor, index: Tensor, compiled: Any) -> None:
+    """Run a block on the windows ``index`` (n, L) of x [N,C] in place, with torch alone, time first."""
+    del compiled
+    n, length = index.shape
+    tokens = index.T.reshape(-1)  # [L*n], time-major: a step of all windows is one stretch of memory
+    real = tokens < len(x)
+    inside = bool(real.all())
+    rows = x[tokens] if inside else F.pad(x, (0, 0, 0, 1))[tokens]  # [L*n,C]
+    normed = block.norm1(rows)
+    if not inside:
+        normed[~real] = 0  # the reference pads after the norm
+    if block.prompt is not None:
+        before = block.prompt[0, :, None].expand(-1, n, -1).reshape(-1, x.shape[1])  # [k*n,C]
+        normed = torch.cat([before, normed])
+    rows += _scan_in_steps(block.mamba, normed, n)[-length * n :]
+    rows += block.mlp(block.norm2(rows))
+    if inside:
+        x[tokens] = rows
+    else:
+        x[tokens[real]] = rows[real]
+
+
+def _scan_in_steps(mamba: Mamba, x: Tensor, n: int) -> Tensor:
+    """Return ``mamba`` of n sequences, x [L*n,C] time-major -> [L*n,C]; decays of `STEPS` steps at once."""
+    length, inner = len(x) // n, len(mamba.D)
+    xz = F.linear(x, mamba.in_proj.weight).view(length, n, 2 * inner)
+    taps = mamba.conv1d.weight[:, 0].T.contiguous()  # [4,E]
+    u = torch.addcmul(mamba.conv1d.bias, xz[..., :inner], taps[-1])
+    for back in range(1, min(TAPS, length)):
+        u[back:].addcmul_(xz[:-back, :, :inner], taps[-1 - back])
+    F.silu(u, inplace=True)
+    dt, B, C = F.linear(u, mamba.x_proj.weight).split([mamba.rank, STATES, STATES], dim=-1)
+    dt = F.softplus(F.linear(dt, mamba.dt_proj.weight, mamba.dt_proj.bias))
+    A = -torch.exp(mamba.A_log)
+    y = u * mamba.D
+    du = dt * u
+    state = x.new_zeros(n, inner, STATES)
+    for start in range(0, length, STEPS):
+        part = slice(start, start + STEPS)
+        decay = (dt[part, ..., None] * A).exp_()  # [steps,n,E,S]
+        states = du[part, ..., None] * B[part, :, None]
+        for step in range(len(decay)):
+            state = states[step].addcmul_(decay[step], state)
+        y[part] += torch.matmul(states, C[part, ..., None])[..., 0]
+    y *= F.silu(xz[..., inner:])
+    return F.linear(y.view(length * n, inner), mamba.out_proj.weight)
+
+
+def _compiled_piece(block: Block, x: Tensor, index: Tensor, compiled: Any) -> None:
+    """Run a block on the windows ``index`` (n, L) of x [N,C] in place: products by torch, the rest by `kernels`."""
+    n, length = index.shape
+    mamba, mlp = block.mamba, block.mlp
+    tokens = torch.where(index < len(x), index, -1).reshape(-1).numpy()
+    before = 0 if block.prompt is None else block.prompt.shape[1]
+    m, whole, width, inner = n * length, length + before, x.shape[1], len(mamba.D)
+    values = x.numpy()
+    rows = torch.empty(m, width)
+    compiled.gather_norm(values, tokens, *_arrays(block.norm1.weight, block.norm1.bias), block.norm1.eps, rows.numpy())
+    sequence = rows
+    if block.prompt is not None:
+        sequence = torch.cat([block.prompt.expand(n, -1, -1), rows.view(n, length, width)], 1).view(n * whole, width)
+    xz = sequence @ mamba.in_proj.weight.T
+    u, gated = torch.empty(n * whole, inner), torch.empty(n * whole, inner)
+    taps = mamba.conv1d.weight[:, 0].T.contiguous()
+    compiled.convolve(xz.numpy(), whole, *_arrays(taps, mamba.conv1d.bias), u.numpy())
+    bc = u @ mamba.x_proj.weight.T
+    dt = torch.addmm(mamba.dt_proj.bias, bc[:, : mamba.rank], mamba.dt_proj.weight.T)
+    A2 = (-torch.exp(mamba.A_log) * math.log2(math.e)).T.contiguous()
+    scratch = np.empty((STATES, inner), np.float32)
+    compiled.scan(u.numpy(), xz.numpy(), dt.numpy(), bc.numpy(), whole, *_arrays(A2, mamba.D), scratch, gated.numpy())
+    mixed = gated @ mamba.out_proj.weight.T
+    if before:
+        mixed = mixed.view(n, whole, width)[:, before:].reshape(m, width)
+    norm = (*_arrays(block.norm2.weight, block.norm2.bias), block.norm2.eps)
+    compiled.add_norm(values, tokens, mixed.numpy(), *norm, rows.numpy())
+    hidden = torch.addmm(mlp.linear1.bias, rows, mlp.linear1.weight.T)
+    compiled.gelu(hidden.numpy())
+    compiled.add_rows(values, tokens, torch.addmm(mlp.linear2.bias, hidden, mlp.linear2.weight.T).numpy())
+
+
+def _arrays(*tensors: Tensor) -> list[Any]:
+    return [tensor.detach().numpy() for tensor in tensors]
+
+
+def clips(frames: int, length: int) -> Int32:
+    """Return start and stop (K, 2) of consecutive clips of ``length`` frames; a rest that is too short makes none."""
+    starts = np.arange(0, frames - length + 1, length, dtype=np.int32)
+    return np.stack([starts, starts + length], 1).astype(np.int32)

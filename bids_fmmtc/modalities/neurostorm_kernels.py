@@ -1,0 +1,221 @@
+"""Elementwise work of NeuroSTORM's blocks on a CPU, compiled by numba where that is installed.
+
+Between the matrix products of a block lie a gather, two LayerNorms, a short convolution, the selective scan and
+activations. As torch operations each of them walks over memory by itself and the scan keeps every state; here each is
+one loop with channels in the vector lanes. `neurostorm` computes the same without numba, within 5e-6.
+
+Shapes: m tokens of whole windows, window after window, L tokens each; C channels, E = 2 C inner channels, S states.
+Only `contract` of the fast-math flags is allowed (fused multiply-add): sums keep their order, so that the same input gives
+the same bits.
+"""
+
+# ruff: noqa: N803, PLR0913  (A, B, C, D are the scan's own names; a kernel takes every array it touches)
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba as nb
+import numpy as np
+from numba.core import types
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+
+_JIT: dict[str, Any] = {"nopython": True, "cache": False, "fastmath": {"contract"}, "nogil": True, "boundscheck": False, "error_model": "numpy"}
+_f = np.float32
+
+# 2**f on [-0.5, 0.5] and log1p(y)/y on [0, 1]: Chebyshev interpolation, largest relative error 3e-9 and 5e-8.
+_EXP2 = tuple(_f(c) for c in np.polynomial.chebyshev.Chebyshev.interpolate(np.exp2, 5, [-0.5, 0.5]).convert(
+    kind=np.polynomial.Polynomial).coef)
+_LOG1P = tuple(_f(c) for c in np.polynomial.chebyshev.Chebyshev.interpolate(
+    lambda y: np.log1p(y + 1e-12) / (y + 1e-12), 10, [0, 1]).convert(kind=np.polynomial.Polynomial).coef)
+_E0, _E1, _E2, _E3, _E4, _E5 = _EXP2
+_L0, _L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8, _L9, _L10 = _LOG1P
+_LOG2E = _f(np.log2(np.e))
+_MAGIC = _f(12582912.0 + 127)  # 1.5 * 2**23: adding it rounds to an integer, which then stands in the low bits, biased
+_LEAST = _f(-125.0)  # 2**-125 is the smallest that the exponent's bits hold safely; below, 0 for all purposes
+_ZERO, _ONE, _HALF = _f(0), _f(1), _f(0.5)
+# Abramowitz and Stegun 7.1.26: erf within 1.5e-7.
+_P, _Q1, _Q2, _Q3, _Q4, _Q5 = (_f(v) for v in (0.3275911, 0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429))
+_ROOT_HALF = _f(np.sqrt(0.5))
+
+
+@intrinsic  # type: ignore[untyped-decorator]
+def _power(_context: Any, value: Any) -> Any:
+    """2**k for the float `_MAGIC` + k: bits << 23, as float32."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        from llvmlite import ir  # noqa: PLC0415
+
+        word = ir.IntType(32)
+        bits = builder.bitcast(args[0], word)
+        return builder.bitcast(builder.shl(bits, word(23)), ir.FloatType())
+
+    return types.float32(types.float32), codegen
+
+
+@nb.jit(inline="always", **_JIT)
+def _exp2(x: Any) -> Any:
+    """2**x for x <= 127."""
+    x = max(x, _LEAST)
+    k = x + _MAGIC
+    f = x - (k - _MAGIC)
+    p = _E0 + f * (_E1 + f * (_E2 + f * (_E3 + f * (_E4 + f * _E5))))
+    return p * _power(k)
+
+
+@nb.jit(inline="always", **_JIT)
+def _sigmoid(x: Any) -> Any:
+    e = _exp2(-abs(x) * _LOG2E)
+    return (_ONE if x >= _ZERO else e) / (_ONE + e)
+
+
+@nb.jit(inline="always", **_JIT)
+def _softplus(x: Any) -> Any:
+    y = _exp2(-abs(x) * _LOG2E)
+    p = _L6 + y * (_L7 + y * (_L8 + y * (_L9 + y * _L10)))
+    p = _L0 + y * (_L1 + y * (_L2 + y * (_L3 + y * (_L4 + y * (_L5 + y * p)))))
+    return max(x, _ZERO) + y * p
+
+
+@nb.jit(**_JIT)
+def gather_norm(x: Array, index: Any, weight: Array, bias: Array, eps: float, out: Array) -> None:
+    """LayerNorm of rows ``x[index]``; rows of padding (index < 0) become zero, as the reference pads after the norm."""
+    width = x.shape[1]
+    scale = _ONE / _f(width)
+    for m in range(index.shape[0]):
+        at = index[m]
+        if at < 0:
+            for c in range(width):
+                out[m, c] = _ZERO
+            continue
+        total = _ZERO
+        for c in range(width):
+            total += x[at, c]
+        mean = total * scale
+        square = _ZERO
+        for c in range(width):
+            d = x[at, c] - mean
+            square += d * d
+        inverse = _ONE / np.sqrt(square * scale + _f(eps))
+        for c in range(width):
+            out[m, c] = (x[at, c] - mean) * inverse * weight[c] + bias[c]
+
+
+@nb.jit(**_JIT)
+def convolve(xz: Array, length: int, weight: Array, bias: Array, out: Array) -> None:
+    """SiLU of the causal depth-wise convolution, four taps, of the first half of ``xz`` (m, 2 E); weight is (4, E)."""
+    width = out.shape[1]
+    for first in range(0, out.shape[0], length):
+        for t in range(length):
+            m = first + t
+            for c in range(width):
+                out[m, c] = bias[c] + weight[3, c] * xz[m, c]
+            for back in range(1, min(t, 3) + 1):
+                for c in range(width):
+                    out[m, c] += weight[3 - back, c] * xz[m - back, c]
+            for c in range(width):
+                v = out[m, c]
+                out[m, c] = v * _sigmoid(v)
+
+
+@nb.jit(**_JIT)
+def scan(u: Array, xz: Array, dt: Array, bc: Array, length: int, A2: Array, D: Array, h: Array, out: Array) -> None:
+    """Selective scan of each window, gated: ``out = (scan(u) + D u) * SiLU(z)``.
+
+    Parameters
+    ----------
+    u
+        (m, E) after the convolution.
+    xz
+        (m, 2 E); its second half is the gate z.
+    dt
+        (m, E) before softplus; overwritten.
+    bc
+        (m, R + 2 S); its last 2 S columns are B and C.
+    A2
+        (S, E): -exp(A_log), transposed, times log2(e).
+    h
+        (S, E) scratch for the states.
+    out
+        (m, E).
+    """
+    width, states = u.shape[1], A2.shape[0]
+    b0 = bc.shape[1] - 2 * states
+    c0 = b0 + states
+    du = np.empty(width, np.float32)
+    for first in range(0, u.shape[0], length):
+        for s in range(states):
+            for c in range(width):
+                h[s, c] = _ZERO
+        for m in range(first, first + length):
+            for c in range(width):
+                step = _softplus(dt[m, c])
+                dt[m, c] = step
+                du[c] = step * u[m, c]
+                out[m, c] = D[c] * u[m, c]
+            for s in range(0, states, 4):  # four states at a time: a step and its sum are then read once, not four times
+                b_0, b_1, b_2, b_3 = bc[m, b0 + s], bc[m, b0 + s + 1], bc[m, b0 + s + 2], bc[m, b0 + s + 3]
+                c_0, c_1, c_2, c_3 = bc[m, c0 + s], bc[m, c0 + s + 1], bc[m, c0 + s + 2], bc[m, c0 + s + 3]
+                for c in range(width):
+                    step, add = dt[m, c], du[c]
+                    h_0 = _exp2(step * A2[s, c]) * h[s, c] + add * b_0
+                    h_1 = _exp2(step * A2[s + 1, c]) * h[s + 1, c] + add * b_1
+                    h_2 = _exp2(step * A2[s + 2, c]) * h[s + 2, c] + add * b_2
+                    h_3 = _exp2(step * A2[s + 3, c]) * h[s + 3, c] + add * b_3
+                    h[s, c], h[s + 1, c], h[s + 2, c], h[s + 3, c] = h_0, h_1, h_2, h_3
+                    out[m, c] += h_0 * c_0 + h_1 * c_1 + h_2 * c_2 + h_3 * c_3
+            for c in range(width):
+                z = xz[m, width + c]
+                out[m, c] *= z * _sigmoid(z)
+
+
+@nb.jit(**_JIT)
+def add_norm(x: Array, index: Any, mixed: Array, weight: Array, bias: Array, eps: float, out: Array) -> None:
+    """Add the mixer's result to its tokens in place, ``x[index] += mixed``, and give their LayerNorm (m, C)."""
+    width = x.shape[1]
+    scale = _ONE / _f(width)
+    for m in range(index.shape[0]):
+        at = index[m]
+        if at < 0:
+            for c in range(width):
+                out[m, c] = _ZERO
+            continue
+        total = _ZERO
+        for c in range(width):
+            value = x[at, c] + mixed[m, c]
+            x[at, c] = value
+            total += value
+        mean = total * scale
+        square = _ZERO
+        for c in range(width):
+            d = x[at, c] - mean
+            square += d * d
+        inverse = _ONE / np.sqrt(square * scale + _f(eps))
+        for c in range(width):
+            out[m, c] = (x[at, c] - mean) * inverse * weight[c] + bias[c]
+
+
+@nb.jit(**_JIT)
+def gelu(x: Array) -> None:
+    """Exact GELU in place, by erf within 1.5e-7."""
+    for m in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            v = x[m, c]
+            a = abs(v) * _ROOT_HALF
+            t = _ONE / (_ONE + _P * a)
+            tail = t * (_Q1 + t * (_Q2 + t * (_Q3 + t * (_Q4 + t * _Q5)))) * _exp2(-a * a * _LOG2E)
+            half = _HALF * tail
+            x[m, c] = v * (_ONE - half if v >= _ZERO else half)
+
+
+@nb.jit(**_JIT)
+def add_rows(x: Array, index: Any, rows: Array) -> None:
+    """``x[index] += rows``, padding left out."""
+    for m in range(index.shape[0]):
+        at = index[m]
+        if at >= 0:
+            for c in range(x.shape[1]):
+                x[at, c] += rows[m, c]
