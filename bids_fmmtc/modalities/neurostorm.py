@@ -32,7 +32,7 @@ from bids_fmmtc.types import Int32
 CHUNK = 4096
 """Tokens worked on at a time where no gradient is asked for: few enough to stay in the cache."""
 
-STEPS = 16
+STEPS = 8
 """Steps of a scan whose decay is computed at once, without numba."""
 
 
@@ -217,13 +217,16 @@ class Stage(nn.Module):
         self.downsample = PatchMerging(width) if merges else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B,X,Y,Z,T,C] -> [B,X/2,Y/2,Z/2,T,2C], or of the same shape in the last stage."""
+        """[B,X,Y,Z,T,C] -> [B,X/2,Y/2,Z/2,T,2C], or of the same shape in the last stage; without gradients x is overwritten."""
         grid: Any = tuple(x.shape[1:5])
+        flat = x.flatten(1, 4)  # [B,X,Y,Z,T,C] -> [B,N,C]
         for j, block in enumerate(self.blocks):
             windows = partition(grid, self.window, shifted=self.shifts and j % 2 == 1)
-            flat = x.flatten(1, 4)  # [B,X,Y,Z,T,C] -> [B,N,C]
-            flat = block(flat, windows) if needs_gradient(flat, block) else run_block(block, flat, windows)
-            x = flat.view(x.shape)
+            if needs_gradient(flat, block):
+                flat = block(flat, windows)
+            else:
+                run_block(block, flat, windows)
+        x = flat.view(x.shape)
         return x if self.downsample is None else self.downsample(x)
 
 
@@ -252,12 +255,16 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,1,X,Y,Z,T] voxels -> [B,X',Y',Z',T,C] tokens; within a patch z changes fastest."""
-        a, b, c, _ = self.patch
-        batch, _, x_, y_, z_, t = x.shape
-        cut = x.reshape(batch, x_ // a, a, y_ // b, b, z_ // c, c, t)
-        cut = cut.permute(0, 1, 3, 5, 7, 2, 4, 6)  # [B,X',Y',Z',T,a,b,c]
-        out: Tensor = self.fc(cut.flatten(5))
+        # Slab by slab along x: the voxels of a token lie far apart, and a whole copy of them in order is a second clip.
+        out = torch.stack([self.fc(self._slab(x, i)) for i in range(0, x.shape[2], self.patch[0])], 1)
         return out
+
+    def _slab(self, x: Tensor, start: int) -> Tensor:
+        """Return the voxels of one slab's patches, [B,Y',Z',T,a*b*c]."""
+        a, b, c, _ = self.patch
+        batch, _, _, y, z, t = x.shape
+        slab = x[:, 0, start : start + a].reshape(batch, a, y // b, b, z // c, c, t)
+        return slab.permute(0, 2, 4, 6, 1, 3, 5).flatten(4)
 
 
 class NeuroStorm(nn.Module):
@@ -357,47 +364,50 @@ def needs_gradient(x: Tensor, block: nn.Module) -> bool:
     return torch.is_grad_enabled() and (x.requires_grad or any(p.requires_grad for p in block.parameters()))
 
 
-def run_block(block: Block, x: Tensor, windows: Windows) -> Tensor:
-    """Return ``block(x, windows)`` without gradients, some windows at a time and in reused memory.
+def run_block(block: Block, x: Tensor, windows: Windows) -> None:
+    """Make x ``block(x, windows)`` without gradients, in place, some windows at a time.
 
     Windows partition the tokens, so each piece is read, computed and written back before the next one.
 
     Parameters
     ----------
     x
-        [B,N,C]; not changed.
+        [B,N,C], contiguous.
     """
-    x = x.clone(memory_format=torch.contiguous_format)
     compiled = kernels() if x.device.type == "cpu" and x.dtype == torch.float32 else None
-    run = _piece if compiled is None else _compiled_piece
     length = windows.index.shape[1] + (0 if block.prompt is None else block.prompt.shape[1])
-    several = max(1, CHUNK // length)
+    pieces = windows.index.to(x.device).split(max(1, CHUNK // length))
+    run = _Torch(block, x.shape[2]) if compiled is None else _Compiled(block, len(pieces[0]), length, compiled)
     for clip in x:
-        for index in windows.index.to(x.device).split(several):
-            run(block, clip, index, compiled)
-    return x
+        for index in pieces:
+            run(clip, index)
 
 
-def _piece(block: Block, x: Tensor, index: Tensor, compiled: Any) -> None:
-    """Run a block on the windows ``index`` (n, L) of x [N,C] in place, with torch alone, time first."""
-    del compiled
-    n, length = index.shape
-    tokens = index.T.reshape(-1)  # [L*n], time-major: a step of all windows is one stretch of memory
-    real = tokens < len(x)
-    inside = bool(real.all())
-    rows = x[tokens] if inside else F.pad(x, (0, 0, 0, 1))[tokens]  # [L*n,C]
-    normed = block.norm1(rows)
-    if not inside:
-        normed[~real] = 0  # the reference pads after the norm
-    if block.prompt is not None:
-        before = block.prompt[0, :, None].expand(-1, n, -1).reshape(-1, x.shape[1])  # [k*n,C]
-        normed = torch.cat([before, normed])
-    rows += _scan_in_steps(block.mamba, normed, n)[-length * n :]
-    rows += block.mlp(block.norm2(rows))
-    if inside:
-        x[tokens] = rows
-    else:
-        x[tokens[real]] = rows[real]
+class _Torch:
+    """Runs a block on windows with torch alone, time first."""
+
+    def __init__(self, block: Block, width: int) -> None:
+        self.block, self.width = block, width
+
+    def __call__(self, x: Tensor, index: Tensor) -> None:
+        """Run the windows ``index`` (n, L) of x [N,C], in place."""
+        block, (n, length) = self.block, index.shape
+        tokens = index.T.reshape(-1)  # [L*n], time-major: a step of all windows is one stretch of memory
+        real = tokens < len(x)
+        inside = bool(real.all())
+        rows = x[tokens] if inside else F.pad(x, (0, 0, 0, 1))[tokens]  # [L*n,C]
+        normed = block.norm1(rows)
+        if not inside:
+            normed[~real] = 0  # the reference pads after the norm
+        if block.prompt is not None:
+            before = block.prompt[0, :, None].expand(-1, n, -1).reshape(-1, self.width)  # [k*n,C]
+            normed = torch.cat([before, normed])
+        rows += _scan_in_steps(block.mamba, normed, n)[-length * n :]
+        rows += block.mlp(block.norm2(rows))
+        if inside:
+            x[tokens] = rows
+        else:
+            x[tokens[real]] = rows[real]
 
 
 def _scan_in_steps(mamba: Mamba, x: Tensor, n: int) -> Tensor:
@@ -411,51 +421,83 @@ def _scan_in_steps(mamba: Mamba, x: Tensor, n: int) -> Tensor:
     F.silu(u, inplace=True)
     dt, B, C = F.linear(u, mamba.x_proj.weight).split([mamba.rank, STATES, STATES], dim=-1)
     dt = F.softplus(F.linear(dt, mamba.dt_proj.weight, mamba.dt_proj.bias))
-    A = -torch.exp(mamba.A_log)
+    A = -torch.exp(mamba.A_log).T.contiguous()  # [S,E]: channels last, so that every step runs over whole vectors
     y = u * mamba.D
     du = dt * u
-    state = x.new_zeros(n, inner, STATES)
+    state = x.new_zeros(n, STATES, inner)
+    memory = x.new_empty(2, STEPS, n, STATES, inner)
     for start in range(0, length, STEPS):
-        part = slice(start, start + STEPS)
-        decay = (dt[part, ..., None] * A).exp_()  # [steps,n,E,S]
-        states = du[part, ..., None] * B[part, :, None]
-        for step in range(len(decay)):
-            state = states[step].addcmul_(decay[step], state)
-        y[part] += torch.matmul(states, C[part, ..., None])[..., 0]
+        part = slice(start, min(start + STEPS, length))
+        decay, states = memory[:, : part.stop - start].unbind()
+        torch.mul(dt[part, :, None], A, out=decay).exp_()  # [steps,n,S,E]
+        torch.mul(du[part, :, None], B[part, ..., None], out=states)
+        for now, before, kept in zip(states, [state, *states[:-1]], decay, strict=True):
+            now.addcmul_(kept, before)
+        state = states[-1].clone()
+        y[part] += states.mul_(C[part, ..., None]).sum(2)
     y *= F.silu(xz[..., inner:])
     return F.linear(y.view(length * n, inner), mamba.out_proj.weight)
 
 
-def _compiled_piece(block: Block, x: Tensor, index: Tensor, compiled: Any) -> None:
-    """Run a block on the windows ``index`` (n, L) of x [N,C] in place: products by torch, the rest by `kernels`."""
-    n, length = index.shape
-    mamba, mlp = block.mamba, block.mlp
-    tokens = torch.where(index < len(x), index, -1).reshape(-1).numpy()
-    before = 0 if block.prompt is None else block.prompt.shape[1]
-    m, whole, width, inner = n * length, length + before, x.shape[1], len(mamba.D)
-    values = x.numpy()
-    rows = torch.empty(m, width)
-    compiled.gather_norm(values, tokens, *_arrays(block.norm1.weight, block.norm1.bias), block.norm1.eps, rows.numpy())
-    sequence = rows
-    if block.prompt is not None:
-        sequence = torch.cat([block.prompt.expand(n, -1, -1), rows.view(n, length, width)], 1).view(n * whole, width)
-    xz = sequence @ mamba.in_proj.weight.T
-    u, gated = torch.empty(n * whole, inner), torch.empty(n * whole, inner)
-    taps = mamba.conv1d.weight[:, 0].T.contiguous()
-    compiled.convolve(xz.numpy(), whole, *_arrays(taps, mamba.conv1d.bias), u.numpy())
-    bc = u @ mamba.x_proj.weight.T
-    dt = torch.addmm(mamba.dt_proj.bias, bc[:, : mamba.rank], mamba.dt_proj.weight.T)
-    A2 = (-torch.exp(mamba.A_log) * math.log2(math.e)).T.contiguous()
-    scratch = np.empty((STATES, inner), np.float32)
-    compiled.scan(u.numpy(), xz.numpy(), dt.numpy(), bc.numpy(), whole, *_arrays(A2, mamba.D), scratch, gated.numpy())
-    mixed = gated @ mamba.out_proj.weight.T
-    if before:
-        mixed = mixed.view(n, whole, width)[:, before:].reshape(m, width)
-    norm = (*_arrays(block.norm2.weight, block.norm2.bias), block.norm2.eps)
-    compiled.add_norm(values, tokens, mixed.numpy(), *norm, rows.numpy())
-    hidden = torch.addmm(mlp.linear1.bias, rows, mlp.linear1.weight.T)
-    compiled.gelu(hidden.numpy())
-    compiled.add_rows(values, tokens, torch.addmm(mlp.linear2.bias, hidden, mlp.linear2.weight.T).numpy())
+class _Compiled:
+    """Runs a block on windows: products by torch into memory that is kept, everything between them by the kernels.
+
+    Parameters
+    ----------
+    block
+        Its weights are read once, here.
+    most, length
+        Windows of a piece at most, tokens of a window with its prompts.
+    compiled
+        The module of kernels.
+    """
+
+    def __init__(self, block: Block, most: int, length: int, compiled: Any) -> None:
+        mamba, mlp = block.mamba, block.mlp
+        inner, width = len(mamba.D), len(block.norm1.weight)
+        self.compiled, self.length, self.rank = compiled, length, mamba.rank
+        self.prompt = None if block.prompt is None else block.prompt.detach()
+        self.norm1 = (*_arrays(block.norm1.weight, block.norm1.bias), block.norm1.eps)
+        self.norm2 = (*_arrays(block.norm2.weight, block.norm2.bias), block.norm2.eps)
+        self.taps = _arrays(mamba.conv1d.weight[:, 0].T.contiguous(), mamba.conv1d.bias)
+        A2 = (-torch.exp(mamba.A_log) * math.log2(math.e)).T.contiguous()  # [S,E]
+        self.scan = _arrays(mamba.dt_proj.bias, A2, mamba.D)
+        self.biases = _arrays(mlp.linear1.bias, mlp.linear2.bias)
+        layers = (mamba.in_proj, mamba.x_proj, mamba.dt_proj, mamba.out_proj, mlp.linear1, mlp.linear2)
+        self.products = [layer.weight.detach().T for layer in layers]
+        self.state = np.empty((STATES + 2, inner), np.float32)
+        sizes = (width, 2 * inner, inner, mamba.rank + 2 * STATES, inner, inner, 4 * width)
+        self.memory = [torch.empty(most * length, size) for size in sizes]
+
+    def __call__(self, x: Tensor, index: Tensor) -> None:
+        """Run the windows ``index`` (n, L) of x [N,C], in place."""
+        n = len(index)
+        tokens = torch.where(index < len(x), index, -1).reshape(-1).numpy()
+        rows, xz, u, bc, dt, gated, hidden = (part[: n * self.length] for part in self.memory)
+        into, step, compiled = self.products, self.scan, self.compiled
+        values, own = x.numpy(), rows[: len(tokens)]
+        compiled.gather_norm(values, tokens, *self.norm1, own.numpy())
+        torch.mm(self._with_prompts(own, n), into[0], out=xz)
+        compiled.convolve(xz.numpy(), self.length, *self.taps, u.numpy())
+        torch.mm(u, into[1], out=bc)
+        torch.mm(bc[:, : self.rank], into[2], out=dt)
+        compiled.scan(u.numpy(), xz.numpy(), dt.numpy(), bc.numpy(), self.length, *step, self.state, gated.numpy())
+        torch.mm(gated, into[3], out=rows)
+        compiled.add_norm(values, tokens, self._without_prompts(rows, n).numpy(), *self.norm2, own.numpy())
+        torch.mm(own, into[4], out=hidden[: len(tokens)])
+        compiled.gelu(hidden[: len(tokens)].numpy(), self.biases[0])
+        torch.mm(hidden[: len(tokens)], into[5], out=own)
+        compiled.add_rows(values, tokens, own.numpy(), self.biases[1])
+
+    def _with_prompts(self, rows: Tensor, n: int) -> Tensor:
+        if self.prompt is None:
+            return rows
+        return torch.cat([self.prompt.expand(n, -1, -1), rows.view(n, -1, rows.shape[1])], 1).flatten(0, 1)
+
+    def _without_prompts(self, rows: Tensor, n: int) -> Tensor:
+        if self.prompt is None:
+            return rows
+        return rows.view(n, self.length, -1)[:, self.prompt.shape[1] :].flatten(0, 1)
 
 
 def _arrays(*tensors: Tensor) -> list[Any]:

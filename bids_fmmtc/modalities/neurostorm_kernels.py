@@ -122,7 +122,9 @@ def convolve(xz: Array, length: int, weight: Array, bias: Array, out: Array) -> 
 
 
 @nb.jit(**_JIT)
-def scan(u: Array, xz: Array, dt: Array, bc: Array, length: int, A2: Array, D: Array, h: Array, out: Array) -> None:
+def scan(
+    u: Array, xz: Array, dt: Array, bc: Array, length: int, bias: Array, A2: Array, D: Array, h: Array, out: Array
+) -> None:
     """Selective scan of each window, gated: ``out = (scan(u) + D u) * SiLU(z)``.
 
     Parameters
@@ -132,35 +134,35 @@ def scan(u: Array, xz: Array, dt: Array, bc: Array, length: int, A2: Array, D: A
     xz
         (m, 2 E); its second half is the gate z.
     dt
-        (m, E) before softplus; overwritten.
+        (m, E) before its bias and softplus.
     bc
         (m, R + 2 S); its last 2 S columns are B and C.
     A2
         (S, E): -exp(A_log), transposed, times log2(e).
     h
-        (S, E) scratch for the states.
+        (S + 2, E) scratch: the states, a step's dt and its dt u.
     out
         (m, E).
     """
     width, states = u.shape[1], A2.shape[0]
     b0 = bc.shape[1] - 2 * states
     c0 = b0 + states
-    du = np.empty(width, np.float32)
+    dt_row, du = h[states], h[states + 1]
     for first in range(0, u.shape[0], length):
         for s in range(states):
             for c in range(width):
                 h[s, c] = _ZERO
         for m in range(first, first + length):
             for c in range(width):
-                step = _softplus(dt[m, c])
-                dt[m, c] = step
+                step = _softplus(dt[m, c] + bias[c])
+                dt_row[c] = step
                 du[c] = step * u[m, c]
                 out[m, c] = D[c] * u[m, c]
             for s in range(0, states, 4):  # four states at a time: a step and its sum are then read once, not four times
                 b_0, b_1, b_2, b_3 = bc[m, b0 + s], bc[m, b0 + s + 1], bc[m, b0 + s + 2], bc[m, b0 + s + 3]
                 c_0, c_1, c_2, c_3 = bc[m, c0 + s], bc[m, c0 + s + 1], bc[m, c0 + s + 2], bc[m, c0 + s + 3]
                 for c in range(width):
-                    step, add = dt[m, c], du[c]
+                    step, add = dt_row[c], du[c]
                     h_0 = _exp2(step * A2[s, c]) * h[s, c] + add * b_0
                     h_1 = _exp2(step * A2[s + 1, c]) * h[s + 1, c] + add * b_1
                     h_2 = _exp2(step * A2[s + 2, c]) * h[s + 2, c] + add * b_2
@@ -199,11 +201,11 @@ def add_norm(x: Array, index: Any, mixed: Array, weight: Array, bias: Array, eps
 
 
 @nb.jit(**_JIT)
-def gelu(x: Array) -> None:
-    """Exact GELU in place, by erf within 1.5e-7."""
+def gelu(x: Array, bias: Array) -> None:
+    """Exact GELU of ``x + bias`` in place, by erf within 1.5e-7."""
     for m in range(x.shape[0]):
         for c in range(x.shape[1]):
-            v = x[m, c]
+            v = x[m, c] + bias[c]
             a = abs(v) * _ROOT_HALF
             t = _ONE / (_ONE + _P * a)
             tail = t * (_Q1 + t * (_Q2 + t * (_Q3 + t * (_Q4 + t * _Q5)))) * _exp2(-a * a * _LOG2E)
@@ -212,10 +214,10 @@ def gelu(x: Array) -> None:
 
 
 @nb.jit(**_JIT)
-def add_rows(x: Array, index: Any, rows: Array) -> None:
-    """``x[index] += rows``, padding left out."""
+def add_rows(x: Array, index: Any, rows: Array, bias: Array) -> None:
+    """``x[index] += rows + bias``, padding left out."""
     for m in range(index.shape[0]):
         at = index[m]
         if at >= 0:
             for c in range(x.shape[1]):
-                x[at, c] += rows[m, c]
+                x[at, c] += rows[m, c] + bias[c]
