@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -224,6 +224,38 @@ class Windowed(Protocol):
     def lost(self) -> NDArray[np.bool_]: ...  # noqa: D102
     @property
     def xyz(self) -> Float32: ...  # noqa: D102
+
+
+@dataclass(frozen=True, slots=True)
+class ClipForm:
+    """The clips that an encoder of volumes was trained on.
+
+    Parameters
+    ----------
+    shape
+        Voxels along x, y, z.
+    affine
+        Voxel to RAS+ millimetres, 4 rows of 4; it says which way each axis runs.
+    seconds
+        Between frames.
+    frames
+        Of a clip.
+    """
+
+    shape: tuple[int, int, int]
+    affine: tuple[tuple[float, float, float, float], ...]
+    seconds: float
+    frames: int
+
+
+class Volumes(Protocol):
+    """What a modality of volumes reads of an opened recording; imported series have none.
+
+    `clips` yields, in the order of time, each clip that lies inside a window: the rows of those windows (k,), and the
+    clip (T, X, Y, Z) float32 as `ClipForm` wants it, normalised. The clip's memory is used again for the next one.
+    """
+
+    def clips(self, form: ClipForm, windows: Int32) -> Iterator[tuple[NDArray[np.intp], Float32]]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)
