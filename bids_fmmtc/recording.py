@@ -37,7 +37,7 @@ from bids_fmmtc.dataset.store import (
     write_text,
 )
 from bids_fmmtc.errors import BundleError, DataError, FmmtcError, OutputError
-from bids_fmmtc.modalities import Modality, load_modality
+from bids_fmmtc.modalities import Modality, clip_forms, load_modality
 from bids_fmmtc.modalities.connectivity import connectivity, describe, measure_name
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.settings import Task
@@ -143,7 +143,7 @@ def open_source(recording: Recording, place: Workplace) -> Opened:
     if is_series(recording):
         beside = beside_series(recording)
         return import_source(recording, place.atlas, recipe, beside.outliers, beside.told)
-    return Source(recording, place.grids, recipe, place.task.transform)
+    return Source(recording, place.grids, recipe, place.task.transform, clip_forms(recipe, place.task.weights))
 
 
 def reopen(record: Path, recipe: Recipe, xyz: Float32, content: Mapping[str, Any] | None = None) -> SeriesSource:

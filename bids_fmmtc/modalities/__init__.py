@@ -6,13 +6,14 @@ are imported only when a recipe names them, so that a run pays for the encoders 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from bids_fmmtc.errors import RecipeError
 from bids_fmmtc.recipe import ModalitySpec, Recipe
-from bids_fmmtc.types import Float32, Int32, Windowed
+from bids_fmmtc.types import ClipForm, Float32, Int32, Windowed
 
 
 class Entry(NamedTuple):
@@ -24,6 +25,9 @@ class Entry(NamedTuple):
         ``module:Class``.
     pretrained
         Whether it needs a folder of pretrained weights.
+    form
+        ``module:function`` that tells the clips an encoder of volumes reads, from its folder of weights; None: it reads
+        parcel series. Its module must not import torch either.
     check
         ``module:function`` that checks its options, with the arguments of `check_spec`; it runs in the parent
         process, so its module must not import torch. None: the modality has no options.
@@ -32,6 +36,7 @@ class Entry(NamedTuple):
     path: str
     pretrained: bool = False
     check: str | None = None
+    form: str | None = None
 
 
 TABLE: dict[str, Entry] = {
@@ -39,6 +44,12 @@ TABLE: dict[str, Entry] = {
         "bids_fmmtc.modalities.brainlm:BrainLMModality",
         pretrained=True,
         check="bids_fmmtc.modalities.brainlm_config:check_spec",
+    ),
+    "neurostorm": Entry(
+        "bids_fmmtc.modalities.neurostorm_modality:NeuroStormModality",
+        pretrained=True,
+        check="bids_fmmtc.modalities.neurostorm_config:check_spec",
+        form="bids_fmmtc.modalities.neurostorm_config:form_of",
     ),
     "fc": Entry("bids_fmmtc.modalities.connectivity:ConnectivityModality"),
 }
@@ -79,6 +90,26 @@ class Modality(Protocol):
 def pretrained() -> tuple[str, ...]:
     """Return the names of the modalities that need a folder of pretrained weights."""
     return tuple(name for name, entry in TABLE.items() if entry.pretrained)
+
+
+def of_volumes(recipe: Recipe) -> tuple[str, ...]:
+    """Return the names of a recipe's modalities that read volumes, which imported series do not have."""
+    return tuple(spec.name for spec in recipe.modalities if _entry(spec.name).form is not None)
+
+
+def clip_forms(recipe: Recipe, weights: Mapping[str, Path]) -> tuple[ClipForm, ...]:
+    """Return the clips that a recipe's modalities read, each form once, without importing the modalities.
+
+    Raises
+    ------
+    MissingInputError, WeightsError
+        An encoder's folder that is incomplete, or a config of another architecture.
+    """
+    forms = []
+    for name in of_volumes(recipe):
+        found = _found(str(_entry(name).form))(weights[name])
+        forms += [] if found in forms else [found]
+    return tuple(forms)
 
 
 def check_spec(spec: ModalitySpec, recipe: Recipe, weights: Path | None = None) -> None:

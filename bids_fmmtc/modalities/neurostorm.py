@@ -1,16 +1,16 @@
 """NeuroSTORM's encoder: windows of a 4-D volume, each scanned by a Mamba block, on any machine.
 
-NeuroSTORM (arXiv 2506.11167; Nature Biomedical Engineering 2026, doi 10.1038/s41551-026-01666-y) is a Swin hierarchy over
-space and time whose attention is replaced by one causal selective scan (Mamba-1) over the 256 tokens of a window of
-4 x 4 x 4 x 4. A clip of 20 frames at 0.8 s on the 96-voxel grid at 2 mm becomes 288 numbers. Written from its published
-facts; its own code needs CUDA kernels.
+NeuroSTORM (arXiv 2506.11167; Nature Biomedical Engineering 2026, doi 10.1038/s41551-026-01666-y) is a Swin hierarchy
+over space and time whose attention is replaced by one causal selective scan (Mamba-1) over the 256 tokens of a window
+of 4 x 4 x 4 x 4. A clip of 20 frames at 0.8 s on the 96-voxel grid at 2 mm becomes 288 numbers. Written from its
+published facts; its own code needs CUDA kernels.
 
-Shapes: B clips, C channels, (X, Y, Z) tokens of a frame, T frames, N = X Y Z T tokens, n windows of L tokens, E = 2 C inner
-channels of a scan, S = 16 states. Inside a stage tensors are channel-last, (B, X, Y, Z, T, C); between stages the reference
-keeps (B, C, X, Y, Z, T), and so do the stages' outputs here.
+Shapes: B clips, C channels, (X, Y, Z) tokens of a frame, T frames, N = X Y Z T tokens, n windows of L tokens, E = 2 C
+inner channels of a scan, S = 16 states. Inside a stage tensors are channel-last, (B, X, Y, Z, T, C); between stages
+the reference keeps (B, C, X, Y, Z, T), and so do the stages' outputs here.
 """
 
-# ruff: noqa: N806  (A, B, C, D are the scan's own names)
+# ruff: noqa: N803, N806  (A, B, C, D are the scan's own names)
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ from torch.nn import functional as F  # noqa: N812  (torch's own habit)
 
 from bids_fmmtc.errors import DataError
 from bids_fmmtc.modalities.neurostorm_config import EXPAND, STATES, TAPS, Four, NeuroStormConfig
-from bids_fmmtc.types import Int32
 
 CHUNK = 4096
 """Tokens worked on at a time where no gradient is asked for: few enough to stay in the cache."""
@@ -42,11 +41,11 @@ STEPS = 8
 class Windows(NamedTuple):
     """How the tokens of a grid fall into windows; they partition it.
 
-    ``index`` (n, L) int64 is the place of each window's tokens among the N of the grid, in the order of the scan (t fastest),
-    and N for padding. ``place`` (N,) int64 is the way back: where in ``index``, flattened, each token stands.
+    ``tokens`` (n, L) int64 is the place of each window's tokens among the N of the grid, in the order of the scan (t
+    fastest), and N for padding. ``place`` (N,) int64 is the way back: where in ``tokens``, flattened, each one stands.
     """
 
-    index: Tensor
+    tokens: Tensor
     place: Tensor
 
 
@@ -88,6 +87,13 @@ class Mamba(nn.Module):
         self.A_log = nn.Parameter(torch.log(torch.arange(1.0, STATES + 1)).repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, width, bias=False)
+
+    @property
+    def bias(self) -> Tensor:
+        """[E] of the convolution."""
+        if self.conv1d.bias is None:
+            raise ValueError("the convolution has a bias")
+        return self.conv1d.bias
 
     def forward(self, x: Tensor) -> Tensor:
         """Scan sequences x [n,L,C] one by one; gradients reach x and the parameters."""
@@ -134,7 +140,7 @@ def selective_scan(u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> Te
 
 
 def scan_of(device: torch.device) -> str:
-    """Return which scan a device gets: ``mamba_ssm``, or ``torch``. A CPU's work without gradients asks `kernels` first."""
+    """Return which scan a device gets: ``mamba_ssm``, or ``torch``; without gradients a CPU asks `kernels` first."""
     return "mamba_ssm" if device.type == "cuda" and find_spec("mamba_ssm") is not None else "torch"
 
 
@@ -183,13 +189,13 @@ class Block(nn.Module):
     def mix(self, x: Tensor, windows: Windows) -> Tensor:
         """Scan the windows of normed tokens x [B,N,C]; prompts, if there are any, come before each and are dropped."""
         batch, _, width = x.shape
-        n, length = windows.index.shape
-        rows = F.pad(x, (0, 0, 0, 1))[:, windows.index]  # [B,N+1,C] -> [B,n,L,C]; the last row is the padding
+        n, length = windows.tokens.shape
+        rows = F.pad(x, (0, 0, 0, 1))[:, windows.tokens]  # [B,N+1,C] -> [B,n,L,C]; the last row is the padding
         rows = rows.reshape(batch * n, length, width)
         if self.prompt is not None:
             rows = torch.cat([self.prompt.expand(batch * n, -1, -1), rows], dim=1)
-        rows = self.mamba(rows)[:, -length:]
-        return rows.reshape(batch, n * length, width)[:, windows.place]
+        out: Tensor = self.mamba(rows)[:, -length:].reshape(batch, n * length, width)[:, windows.place]
+        return out
 
 
 class PatchMerging(nn.Module):
@@ -217,14 +223,14 @@ class Stage(nn.Module):
         self.downsample = PatchMerging(width) if merges else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B,X,Y,Z,T,C] -> [B,X/2,Y/2,Z/2,T,2C], or of the same shape in the last stage; without gradients x is overwritten."""
+        """[B,X,Y,Z,T,C] -> [B,X/2,Y/2,Z/2,T,2C], the last stage [B,X,Y,Z,T,C]; without gradients x is overwritten."""
         grid: Any = tuple(x.shape[1:5])
         flat = x.flatten(1, 4)  # [B,X,Y,Z,T,C] -> [B,N,C]
         for j, block in enumerate(self.blocks):
             windows = partition(grid, self.window, shifted=self.shifts and j % 2 == 1)
             if needs_gradient(flat, block):
                 flat = block(flat, windows)
-            else:
+            elif isinstance(block, Block):
                 run_block(block, flat, windows)
         x = flat.view(x.shape)
         return x if self.downsample is None else self.downsample(x)
@@ -255,9 +261,8 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,1,X,Y,Z,T] voxels -> [B,X',Y',Z',T,C] tokens; within a patch z changes fastest."""
-        # Slab by slab along x: the voxels of a token lie far apart, and a whole copy of them in order is a second clip.
-        out = torch.stack([self.fc(self._slab(x, i)) for i in range(0, x.shape[2], self.patch[0])], 1)
-        return out
+        # Slab by slab along x: the voxels of a token lie far apart, and a copy of them all in order is a second clip.
+        return torch.stack([self.fc(self._slab(x, i)) for i in range(0, x.shape[2], self.patch[0])], 1)
 
     def _slab(self, x: Tensor, start: int) -> Tensor:
         """Return the voxels of one slab's patches, [B,Y',Z',T,a*b*c]."""
@@ -270,8 +275,8 @@ class PatchEmbed(nn.Module):
 class NeuroStorm(nn.Module):
     """The encoder, under the parameter names of the published checkpoints.
 
-    A new model has random weights: positions truncated normal, the scan's as in Mamba, everything else as torch makes it.
-    In evaluation mode it is a pure function of its input; there is no dropout.
+    A new model has random weights: positions truncated normal, the scan's as in Mamba, everything else as torch makes
+    it. It is a pure function of its input; there is no dropout.
 
     Parameters
     ----------
@@ -322,7 +327,7 @@ class NeuroStorm(nn.Module):
         expected = (self.config.in_chans, *self.config.img_size[:3])
         if x.ndim != 6 or tuple(x.shape[1:5]) != expected or not 0 < x.shape[5] <= self.config.frames:
             raise DataError(
-                f"NeuroSTORM: expected clips (B, {', '.join(map(str, expected))}, T) with T up to {self.config.frames}, "
+                f"NeuroSTORM: expected clips (B, {', '.join(map(str, expected))}, T), T up to {self.config.frames}, "
                 f"found {tuple(x.shape)}."
             )
         x = self.patch_embed(x)
@@ -333,14 +338,13 @@ class NeuroStorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the last tokens [B,C,X,Y,Z,T] of clips [B,1,X,Y,Z,T]."""
-        out = x
-        for out in self.stages(x):
-            pass
-        return out
+        *_, last = self.stages(x)
+        return last
 
     def vector(self, x: Tensor) -> Tensor:
         """Return the mean over the last tokens, [B,C]: what the published heads read."""
-        return self(x).flatten(2).mean(-1)
+        out: Tensor = self(x).flatten(2).mean(-1)
+        return out
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -375,12 +379,12 @@ def run_block(block: Block, x: Tensor, windows: Windows) -> None:
         [B,N,C], contiguous.
     """
     compiled = kernels() if x.device.type == "cpu" and x.dtype == torch.float32 else None
-    length = windows.index.shape[1] + (0 if block.prompt is None else block.prompt.shape[1])
-    pieces = windows.index.to(x.device).split(max(1, CHUNK // length))
+    length = windows.tokens.shape[1] + (0 if block.prompt is None else block.prompt.shape[1])
+    pieces = torch.split(windows.tokens.to(x.device), max(1, CHUNK // length))
     run = _Torch(block, x.shape[2]) if compiled is None else _Compiled(block, len(pieces[0]), length, compiled)
     for clip in x:
-        for index in pieces:
-            run(clip, index)
+        for piece in pieces:
+            run(clip, piece)
 
 
 class _Torch:
@@ -389,10 +393,10 @@ class _Torch:
     def __init__(self, block: Block, width: int) -> None:
         self.block, self.width = block, width
 
-    def __call__(self, x: Tensor, index: Tensor) -> None:
-        """Run the windows ``index`` (n, L) of x [N,C], in place."""
-        block, (n, length) = self.block, index.shape
-        tokens = index.T.reshape(-1)  # [L*n], time-major: a step of all windows is one stretch of memory
+    def __call__(self, x: Tensor, windows: Tensor) -> None:
+        """Run the windows with these tokens (n, L) of x [N,C], in place."""
+        block, (n, length) = self.block, windows.shape
+        tokens = windows.T.reshape(-1)  # [L*n], time-major: a step of all windows is one stretch of memory
         real = tokens < len(x)
         inside = bool(real.all())
         rows = x[tokens] if inside else F.pad(x, (0, 0, 0, 1))[tokens]  # [L*n,C]
@@ -415,11 +419,11 @@ def _scan_in_steps(mamba: Mamba, x: Tensor, n: int) -> Tensor:
     length, inner = len(x) // n, len(mamba.D)
     xz = F.linear(x, mamba.in_proj.weight).view(length, n, 2 * inner)
     taps = mamba.conv1d.weight[:, 0].T.contiguous()  # [4,E]
-    u = torch.addcmul(mamba.conv1d.bias, xz[..., :inner], taps[-1])
+    u = torch.addcmul(mamba.bias, xz[..., :inner], taps[-1])
     for back in range(1, min(TAPS, length)):
         u[back:].addcmul_(xz[:-back, :, :inner], taps[-1 - back])
     F.silu(u, inplace=True)
-    dt, B, C = F.linear(u, mamba.x_proj.weight).split([mamba.rank, STATES, STATES], dim=-1)
+    dt, B, C = torch.split(F.linear(u, mamba.x_proj.weight), [mamba.rank, STATES, STATES], dim=-1)
     dt = F.softplus(F.linear(dt, mamba.dt_proj.weight, mamba.dt_proj.bias))
     A = -torch.exp(mamba.A_log).T.contiguous()  # [S,E]: channels last, so that every step runs over whole vectors
     y = u * mamba.D
@@ -459,7 +463,7 @@ class _Compiled:
         self.prompt = None if block.prompt is None else block.prompt.detach()
         self.norm1 = (*_arrays(block.norm1.weight, block.norm1.bias), block.norm1.eps)
         self.norm2 = (*_arrays(block.norm2.weight, block.norm2.bias), block.norm2.eps)
-        self.taps = _arrays(mamba.conv1d.weight[:, 0].T.contiguous(), mamba.conv1d.bias)
+        self.taps = _arrays(mamba.conv1d.weight[:, 0].T.contiguous(), mamba.bias)
         A2 = (-torch.exp(mamba.A_log) * math.log2(math.e)).T.contiguous()  # [S,E]
         self.scan = _arrays(mamba.dt_proj.bias, A2, mamba.D)
         self.biases = _arrays(mlp.linear1.bias, mlp.linear2.bias)
@@ -469,10 +473,10 @@ class _Compiled:
         sizes = (width, 2 * inner, inner, mamba.rank + 2 * STATES, inner, inner, 4 * width)
         self.memory = [torch.empty(most * length, size) for size in sizes]
 
-    def __call__(self, x: Tensor, index: Tensor) -> None:
-        """Run the windows ``index`` (n, L) of x [N,C], in place."""
-        n = len(index)
-        tokens = torch.where(index < len(x), index, -1).reshape(-1).numpy()
+    def __call__(self, x: Tensor, windows: Tensor) -> None:
+        """Run the windows with these tokens (n, L) of x [N,C], in place."""
+        n = len(windows)
+        tokens = torch.where(windows < len(x), windows, -1).reshape(-1).numpy()
         rows, xz, u, bc, dt, gated, hidden = (part[: n * self.length] for part in self.memory)
         into, step, compiled = self.products, self.scan, self.compiled
         values, own = x.numpy(), rows[: len(tokens)]
@@ -502,9 +506,3 @@ class _Compiled:
 
 def _arrays(*tensors: Tensor) -> list[Any]:
     return [tensor.detach().numpy() for tensor in tensors]
-
-
-def clips(frames: int, length: int) -> Int32:
-    """Return start and stop (K, 2) of consecutive clips of ``length`` frames; a rest that is too short makes none."""
-    starts = np.arange(0, frames - length + 1, length, dtype=np.int32)
-    return np.stack([starts, starts + length], 1).astype(np.int32)

@@ -1,4 +1,4 @@
-"""NeuroSTORM's ``config.json`` and what a recipe asks of the encoder; no torch, so the parent process can check both."""
+"""NeuroSTORM's ``config.json`` and what a recipe asks of it; no torch, so the parent process can check both."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from bids_fmmtc.errors import MissingInputError, RecipeError, UnreadableError, WeightsError
+from bids_fmmtc.errors import RecipeError, UnreadableError, WeightsError
 from bids_fmmtc.modalities.weights import weights_file
 from bids_fmmtc.reading import read_json
 from bids_fmmtc.recipe import ModalitySpec, Recipe
+from bids_fmmtc.types import ClipForm
 
 FETCH = "Fetch the weights with: bids_fmmtc-fetch neurostorm."
 MODEL_TYPE = "neurostorm"
@@ -90,7 +91,7 @@ class NeuroStormConfig:
     @property
     def width(self) -> int:
         """Length of the encoder's vector: the width of the last stage."""
-        return self.embed_dim * 2 ** (len(self.depths) - 1)
+        return self.embed_dim << (len(self.depths) - 1)
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -112,7 +113,10 @@ class NeuroStormConfig:
 
     def to_json(self) -> dict[str, Any]:
         """Return the content of ``config.json``."""
-        return {"model_type": MODEL_TYPE, **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}}
+        return {
+            "model_type": MODEL_TYPE,
+            **{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()},
+        }
 
     @classmethod
     def from_json(cls, data: Any, source: str = "config.json") -> NeuroStormConfig:
@@ -135,7 +139,8 @@ class NeuroStormConfig:
         wrong = [f"{f.name} = {values[f.name]!r}" for f in fields(cls) if not _fits(str(f.type), values[f.name])]
         if wrong:
             raise WeightsError(f"{source}: fields of the wrong type: {', '.join(wrong)}.", FETCH)
-        return cls(**{k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list | tuple) else v for k, v in values.items()}
+        return cls(**plain)
 
     @classmethod
     def from_file(cls, path: Path) -> NeuroStormConfig:
@@ -160,14 +165,67 @@ def _fits(kind: str, value: Any) -> bool:
 
 
 PUBLISHED = NeuroStormConfig(
-    (96, 96, 96, CLIP_FRAMES), 1, (6, 6, 6, 1), 36, (2, 2, 6, 2), (4, 4, 4, 4), (4, 4, 4, 4), 2, last_layer_full_MSA=True
+    (96, 96, 96, CLIP_FRAMES),
+    1,
+    (6, 6, 6, 1),
+    36,
+    (2, 2, 6, 2),
+    (4, 4, 4, 4),
+    (4, 4, 4, 4),
+    2,
+    last_layer_full_MSA=True,
 )
 """The reference's model file, and by their number of parameters its published checkpoints."""
 
 BARE = NeuroStormConfig(
-    (96, 96, 96, CLIP_FRAMES), 1, (6, 6, 6, 1), 24, (2, 2, 6, 2), (2, 2, 2, 2), (4, 4, 4, 4), 2, last_layer_full_MSA=False
+    (96, 96, 96, CLIP_FRAMES),
+    1,
+    (6, 6, 6, 1),
+    24,
+    (2, 2, 6, 2),
+    (2, 2, 2, 2),
+    (4, 4, 4, 4),
+    2,
+    last_layer_full_MSA=False,
 )
 """What the reference's bare command line makes."""
+
+
+CLOCK_SECONDS = 0.8
+"""Seconds between frames in training (HCP's 0.72 and UK Biobank's 0.735 s brought to one clock)."""
+
+_STEP_MM = 2.0
+_CENTRE_MM = (1.0, -19.0, 17.0)
+"""Of the training grid: what a 2 mm image of MNI152 becomes where 96 of its voxels are kept or padded an axis, be it
+stored on FSL's grid (91 x 109 x 91) or on that of MNI152NLin2009cAsym (97 x 115 x 97); both come out the same."""
+
+
+def clip_form(config: NeuroStormConfig) -> ClipForm:
+    """Return the clips that an encoder reads: 2 mm, stored from right to left (LAS) as in training, 0.8 s.
+
+    Encoders of another size than the published one see the same point of space in their middle, at a step that keeps
+    the field of view.
+    """
+    x, y, z, frames = config.img_size
+    steps = [_STEP_MM * PUBLISHED.img_size[0] / n for n in (x, y, z)]
+    signs = (-1.0, 1.0, 1.0)
+    rows = []
+    for axis, (n, step, sign, centre) in enumerate(zip((x, y, z), steps, signs, _CENTRE_MM, strict=True)):
+        row = [0.0, 0.0, 0.0, centre - sign * step * (n - 1) / 2]
+        row[axis] = sign * step
+        rows.append((row[0], row[1], row[2], row[3]))
+    return ClipForm((x, y, z), (*rows, (0.0, 0.0, 0.0, 1.0)), CLOCK_SECONDS, frames)
+
+
+def form_of(weights: Path) -> ClipForm:
+    """Return the clips that the encoder in a folder reads.
+
+    Raises
+    ------
+    WeightsError
+        Its config cannot be read.
+    """
+    return clip_form(NeuroStormConfig.from_file(weights / "config.json"))
 
 
 def parameter_shapes(config: NeuroStormConfig) -> dict[str, tuple[int, ...]]:
@@ -235,4 +293,13 @@ def check_spec(spec: ModalitySpec, recipe: Recipe, weights: Path | None) -> None
         NeuroStormConfig.from_file(weights / "config.json")
 
 
-__all__ = ["BARE", "PUBLISHED", "MissingInputError", "NeuroStormConfig", "block_shapes", "check_spec", "parameter_shapes"]
+__all__ = [
+    "BARE",
+    "PUBLISHED",
+    "NeuroStormConfig",
+    "block_shapes",
+    "check_spec",
+    "clip_form",
+    "form_of",
+    "parameter_shapes",
+]

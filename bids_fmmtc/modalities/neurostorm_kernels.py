@@ -5,11 +5,12 @@ activations. As torch operations each of them walks over memory by itself and th
 one loop with channels in the vector lanes. `neurostorm` computes the same without numba, within 5e-6.
 
 Shapes: m tokens of whole windows, window after window, L tokens each; C channels, E = 2 C inner channels, S states.
-Only `contract` of the fast-math flags is allowed (fused multiply-add): sums keep their order, so that the same input gives
-the same bits.
+Only `contract` of the fast-math flags is allowed (fused multiply-add): sums keep their order, so that the same input
+gives the same bits.
 """
 
-# ruff: noqa: N803, PLR0913  (A, B, C, D are the scan's own names; a kernel takes every array it touches)
+# ruff: noqa: N803, PLR0913, PLR0917  (A, B, C, D are the scan's own names; a kernel takes every array it touches)
+# mypy: disable-error-code="untyped-decorator"
 
 from __future__ import annotations
 
@@ -23,14 +24,29 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 
-_JIT: dict[str, Any] = {"nopython": True, "cache": False, "fastmath": {"contract"}, "nogil": True, "boundscheck": False, "error_model": "numpy"}
+_JIT: dict[str, Any] = {
+    "nopython": True,
+    "cache": False,
+    "fastmath": {"contract"},
+    "nogil": True,
+    "boundscheck": False,
+    "error_model": "numpy",
+}
 _f = np.float32
 
 # 2**f on [-0.5, 0.5] and log1p(y)/y on [0, 1]: Chebyshev interpolation, largest relative error 3e-9 and 5e-8.
-_EXP2 = tuple(_f(c) for c in np.polynomial.chebyshev.Chebyshev.interpolate(np.exp2, 5, [-0.5, 0.5]).convert(
-    kind=np.polynomial.Polynomial).coef)
-_LOG1P = tuple(_f(c) for c in np.polynomial.chebyshev.Chebyshev.interpolate(
-    lambda y: np.log1p(y + 1e-12) / (y + 1e-12), 10, [0, 1]).convert(kind=np.polynomial.Polynomial).coef)
+_EXP2 = tuple(
+    _f(c)
+    for c in np.polynomial.chebyshev.Chebyshev.interpolate(np.exp2, 5, [-0.5, 0.5])
+    .convert(kind=np.polynomial.Polynomial)
+    .coef
+)
+_LOG1P = tuple(
+    _f(c)
+    for c in np.polynomial.chebyshev.Chebyshev.interpolate(lambda y: np.log1p(y + 1e-12) / (y + 1e-12), 10, [0, 1])
+    .convert(kind=np.polynomial.Polynomial)
+    .coef
+)
 _E0, _E1, _E2, _E3, _E4, _E5 = _EXP2
 _L0, _L1, _L2, _L3, _L4, _L5, _L6, _L7, _L8, _L9, _L10 = _LOG1P
 _LOG2E = _f(np.log2(np.e))
@@ -38,12 +54,14 @@ _MAGIC = _f(12582912.0 + 127)  # 1.5 * 2**23: adding it rounds to an integer, wh
 _LEAST = _f(-125.0)  # 2**-125 is the smallest that the exponent's bits hold safely; below, 0 for all purposes
 _ZERO, _ONE, _HALF = _f(0), _f(1), _f(0.5)
 # Abramowitz and Stegun 7.1.26: erf within 1.5e-7.
-_P, _Q1, _Q2, _Q3, _Q4, _Q5 = (_f(v) for v in (0.3275911, 0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429))
+_P, _Q1, _Q2, _Q3, _Q4, _Q5 = (
+    _f(v) for v in (0.3275911, 0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
+)
 _ROOT_HALF = _f(np.sqrt(0.5))
 
 
-@intrinsic  # type: ignore[untyped-decorator]
-def _power(_context: Any, value: Any) -> Any:
+@intrinsic
+def _power(_context: Any, _value: Any) -> Any:
     """2**k for the float `_MAGIC` + k: bits << 23, as float32."""
 
     def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
@@ -125,7 +143,7 @@ def convolve(xz: Array, length: int, weight: Array, bias: Array, out: Array) -> 
 def scan(
     u: Array, xz: Array, dt: Array, bc: Array, length: int, bias: Array, A2: Array, D: Array, h: Array, out: Array
 ) -> None:
-    """Selective scan of each window, gated: ``out = (scan(u) + D u) * SiLU(z)``.
+    """Scan each window and gate it: ``out = (scan(u) + D u) * SiLU(z)``.
 
     Parameters
     ----------
@@ -158,7 +176,9 @@ def scan(
                 dt_row[c] = step
                 du[c] = step * u[m, c]
                 out[m, c] = D[c] * u[m, c]
-            for s in range(0, states, 4):  # four states at a time: a step and its sum are then read once, not four times
+            for s in range(
+                0, states, 4
+            ):  # four states at a time: a step and its sum are then read once, not four times
                 b_0, b_1, b_2, b_3 = bc[m, b0 + s], bc[m, b0 + s + 1], bc[m, b0 + s + 2], bc[m, b0 + s + 3]
                 c_0, c_1, c_2, c_3 = bc[m, c0 + s], bc[m, c0 + s + 1], bc[m, c0 + s + 2], bc[m, c0 + s + 3]
                 for c in range(width):

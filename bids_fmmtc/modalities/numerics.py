@@ -9,6 +9,17 @@ import torch
 
 
 @contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one processor; how many there were before comes back."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
 def strict() -> Iterator[None]:
     """Compute in true float32 with repeatable kernels; what was set before comes back.
 

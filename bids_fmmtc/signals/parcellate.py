@@ -7,7 +7,7 @@ times as fast as Python's own reader; the reduction costs a few percent on top.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,6 +167,7 @@ def parcellate(
     repetition_time: float,
     least_coverage: float = 0.0,
     used: NDArray[np.bool_] | None = None,
+    watch: Sequence[Callable[[NDArray[Any]], None]] = (),
 ) -> Parcellated:
     """Average the voxels of each parcel, frame by frame.
 
@@ -185,6 +186,8 @@ def parcellate(
     used
         (T,) frames that are not left out later, or None for all. Only these say which voxels and parcels hold signal,
         and what the temporal SNR is; every frame has its mean.
+    watch
+        Called with each raw volume (X * Y * Z,) as it passes, in Fortran order: what else wants the one pass.
 
     Returns
     -------
@@ -204,6 +207,8 @@ def parcellate(
     sums = _Accumulator(voxels, header, used)
     for volume in frames(header):
         sums.add(volume)
+        for look in watch:
+            look(volume)
     means, n_voxels = sums.means()
     n_parcels = len(grid.expected)
     values = np.full((header.shape[3], n_parcels), np.nan, np.float32)

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_fmmtc.errors import ConfoundsError, CoverageError, RepetitionTimeError, SpaceError
+from bids_fmmtc.errors import ConfoundsError, CoverageError, DataError, RepetitionTimeError, SpaceError
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.signals.atlas import LabelGrid, labels_on_grid
 from bids_fmmtc.signals.confounds import Confounds, read_confounds
@@ -25,8 +26,9 @@ from bids_fmmtc.signals.parcellate import Header, Parcellated, Sample, parcellat
 from bids_fmmtc.signals.quality import frame_table, measure
 from bids_fmmtc.signals.regressors import Chosen, choose
 from bids_fmmtc.signals.spaces import Placement, place
+from bids_fmmtc.signals.volumes import FrameSums, Placed, clocks_of, plan_clips, stream_clips
 from bids_fmmtc.signals.windows import Frames, cut, gather, scale
-from bids_fmmtc.types import Atlas, Float32, Int32, Recording, RoiSeries
+from bids_fmmtc.types import Atlas, ClipForm, Float32, Int32, Recording, RoiSeries
 
 SAME_GRID_MM = 0.05  # fMRIPrep rounds affines of one grid to float32 here and there
 
@@ -138,6 +140,17 @@ class Opened(ABC):
         """(R,) parcels without usable signal."""
         return self.series.lost
 
+    def clips(self, form: ClipForm, windows: Int32) -> Iterator[tuple[NDArray[np.intp], Float32]]:
+        """Yield the clips inside windows (see `bids_fmmtc.types.Volumes`).
+
+        Raises
+        ------
+        DataError
+            There is no image to read them from.
+        """
+        del form, windows
+        raise DataError(f"{self.key} was imported as parcel series, which hold no volumes.", "Give images.")
+
 
 class Source(Opened):
     """A recording as the recipe sees it. Nothing is read before it is asked for, and nothing twice.
@@ -152,10 +165,21 @@ class Source(Opened):
         Every choice on the way.
     transform
         TemplateFlow's transform file, when there is one.
+    forms
+        Clips that `clips` will be asked for: what they need of the whole image is gathered in the pass that makes the
+        parcel series.
     """
 
-    def __init__(self, recording: Recording, grids: LabelGrids, recipe: Recipe, transform: Path | None = None) -> None:
+    def __init__(
+        self,
+        recording: Recording,
+        grids: LabelGrids,
+        recipe: Recipe,
+        transform: Path | None = None,
+        forms: Sequence[ClipForm] = (),
+    ) -> None:
         self.recording = recording
+        self._forms = tuple(forms)
         self.recipe = recipe
         self.atlas = grids.atlas
         self._grids = grids
@@ -229,7 +253,8 @@ class Source(Opened):
         tr, mask, grid = self.repetition_time, self.mask, self._grids.on(self.header, self.placement)
         brain = None if mask is None else mask.values
         check_limits(self.recipe.denoising, tr)
-        raw = parcellate(self.header, grid, brain, tr, self.recipe.least_coverage, self.chosen.keep)
+        keep, watch = self.chosen.keep, [sums.add for sums in self._sums.values()]
+        raw = parcellate(self.header, grid, brain, tr, self.recipe.least_coverage, keep, watch)
         name, space = self.recording.bold.name, self.recording.space
         refuse_lost(
             raw.series,
@@ -238,6 +263,37 @@ class Source(Opened):
             "time.",
         )
         return raw
+
+    @cached_property
+    def _sums(self) -> dict[ClipForm, FrameSums]:
+        brain = None if self.mask is None else self.mask.values
+        return {form: FrameSums(Placed.of(self.header, brain, form), self.header) for form in self._forms}
+
+    def clips(self, form: ClipForm, windows: Int32) -> Iterator[tuple[NDArray[np.intp], Float32]]:
+        """Yield the clips inside windows, in a second pass over the image.
+
+        Frames that the recipe drops or censors are in no clip, and touch none: neither its frames nor its scale.
+        Denoising is not applied to volumes.
+
+        Parameters
+        ----------
+        form
+            One of those the source was opened with.
+        windows
+            (W, 2) of this recording.
+
+        Raises
+        ------
+        ShortRecordingError
+            A window holds no clip.
+        CoverageError, ImageError
+            The foreground never changes; the file is truncated or corrupt.
+        """
+        keep, tr = self.cleaned.keep, self.repetition_time  # cleaned: the first pass is over
+        sums = self._sums[form]
+        clocks = clocks_of(keep, tr, form.seconds)
+        wanted = plan_clips(clocks, self.cut.onsets_of(windows), tr, form)
+        yield from stream_clips(self.header, sums.placed, sums.scale(clocks), wanted, form)
 
     @property
     def sample(self) -> Sample | None:

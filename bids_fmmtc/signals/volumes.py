@@ -1,10 +1,10 @@
 """Volumes of a recording on the grid and clock that an encoder was trained on, streamed.
 
-The image is placed by its affine, never by the order of its arrays: each foreground voxel of the wanted grid is a weighted
-sum of the image's voxels around the same point of space, one sparse matrix for all frames. Frames are then interpolated in
-time inside each stretch of kept frames, and normalised by one mean and one standard deviation over the foreground of
-all of them. Those two follow exactly from sums, squares and products of neighbouring frames, so they are had in the pass
-that makes the parcel series; the clips come in a second one. What is held is two frames and one clip.
+The image is placed by its affine, never by the order of its arrays: each foreground voxel of the wanted grid is a
+weighted sum of the image's voxels around the same point of space, one sparse matrix for all frames. Frames are then
+interpolated in time inside each stretch of kept frames, and normalised by one mean and one standard deviation over the
+foreground of all of them. Those two follow exactly from sums, squares and products of neighbouring frames, so they are
+had in the pass that makes the parcel series; the clips come in a second one. What is held is two frames and one clip.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scipy.sparse import csr_array
 from bids_fmmtc.errors import CoverageError, ShortRecordingError
 from bids_fmmtc.signals.parcellate import Header, frames
 from bids_fmmtc.signals.windows import stretches
-from bids_fmmtc.types import ClipForm, Float32, Int32
+from bids_fmmtc.types import ClipForm, Float32
 
 SNAP = 1e-3
 """Voxels: an affine this close to a whole number of voxels is that number, as float32 headers round."""
@@ -65,8 +65,8 @@ class Placed:
         header
             Of the image.
         mask
-            (X, Y, Z) brain mask on its grid, or None. As in training, a voxel of the wanted grid is foreground where the
-            interpolated mask is above 0.
+            (X, Y, Z) brain mask on its grid, or None. As in training, a voxel of the wanted grid is foreground where
+            the interpolated mask is above 0.
         form
             The wanted grid.
 
@@ -195,7 +195,7 @@ class FrameSums:
 
     def __init__(self, placed: Placed, header: Header) -> None:
         n = header.shape[3]
-        self._placed, self._header = placed, header
+        self.placed, self._header = placed, header
         self._last: Float32 | None = None
         self._t = 0
         self._sum, self._square, self._pair = np.zeros(n), np.zeros(n), np.zeros(n)
@@ -203,15 +203,15 @@ class FrameSums:
 
     def add(self, raw: NDArray[Any]) -> None:
         """Take in the next raw volume (N,)."""
-        now, t, last = self._placed.volume(raw, self._header), self._t, self._last
+        now, t, last = self.placed.volume(raw, self._header), self._t, self._last
         # Blocks of float32 products, summed in float64: no copy of the frame in float64 is made.
         self._sum[t], self._square[t] = now.sum(dtype=np.float64), _dot(now, now)
         self._least[t] = now.min()
-        if not self._placed.masked:
+        if not self.placed.masked:
             self._count[t] = np.count_nonzero(now)
         if last is not None:
             self._pair[t - 1] = _dot(last, now)
-            if not self._placed.masked:
+            if not self.placed.masked:
                 self._either[t - 1] = np.count_nonzero(last + now)
         self._last, self._t = now, t + 1
 
@@ -231,7 +231,9 @@ class FrameSums:
             after = np.minimum(k + 1, clock.stop - 1)
             total += float(((1 - w) * self._sum[k] + w * self._sum[after]).sum())
             pair = np.where(after > k, self._pair[k], self._square[k])
-            square += float(((1 - w) ** 2 * self._square[k] + w**2 * self._square[after] + 2 * w * (1 - w) * pair).sum())
+            square += float(
+                ((1 - w) ** 2 * self._square[k] + w**2 * self._square[after] + 2 * w * (1 - w) * pair).sum()
+            )
             count += self._counted(k, w, after)
         least = min((float(self._least[c.start : c.stop].min()) for c in clocks), default=0.0)
         mean = total / max(count, 1.0)
@@ -240,11 +242,11 @@ class FrameSums:
             raise CoverageError(
                 f"the voxels of {self._header.path.name} on the encoder's grid never change.", "Check the image."
             )
-        return Scale(mean, float(np.sqrt(variance)), least if self._placed.masked else 0.0)
+        return Scale(mean, float(np.sqrt(variance)), least if self.placed.masked else 0.0)
 
     def _counted(self, k: NDArray[np.intp], w: NDArray[np.float64], after: NDArray[np.intp]) -> float:
-        if self._placed.masked:
-            return float(len(k) * len(self._placed.places))
+        if self.placed.masked:
+            return float(len(k) * len(self.placed.places))
         one = np.where(w == 0, self._count[k], self._count[after])
         return float(np.where((w > 0) & (w < 1), self._either[k], one).sum())
 

@@ -52,7 +52,11 @@ class Frames:
     @property
     def window_onsets(self) -> NDArray[np.float64]:
         """(W, 2) seconds from the start of the recording: onset of the first frame, end of the last one."""
-        spans = [(part[0], part.max() + self.repetition_time) for part in (self.onsets[a:b] for a, b in self.windows)]
+        return self.onsets_of(self.windows)
+
+    def onsets_of(self, windows: Int32) -> NDArray[np.float64]:
+        """Return (W, 2) seconds of windows (W, 2) of these frames, as `window_onsets`."""
+        spans = [(part[0], part.max() + self.repetition_time) for part in (self.onsets[a:b] for a, b in windows)]
         return np.array(spans, np.float64).reshape(-1, 2)
 
 
