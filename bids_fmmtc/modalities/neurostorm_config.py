@@ -73,10 +73,11 @@ class NeuroStormConfig:
 
     def __post_init__(self) -> None:
         shapes = {f.name: getattr(self, f.name) for f in fields(self) if "Four" in str(f.type)}
+        if not all(len(shape) == 4 for shape in shapes.values()):
+            raise WeightsError(f"NeuroSTORM config: {', '.join(shapes)} must hold x, y, z, t.", FETCH)
         counts = [*self.depths, self.in_chans, self.embed_dim, *(n for shape in shapes.values() for n in shape)]
         last = 2 ** (len(self.depths) - 1)
         for ok, message in (
-            (all(len(shape) == 4 for shape in shapes.values()), f"{', '.join(shapes)} must hold x, y, z, t"),
             (len(self.depths) > 0 and all(n >= 1 for n in counts), "every size must be at least 1"),
             (self.c_multiplier == 2, f"c_multiplier must be 2, found {self.c_multiplier}"),
             (self.patch_size[3] == 1, f"patches must hold one frame, found {self.patch_size[3]}"),

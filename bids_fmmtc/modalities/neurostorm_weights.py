@@ -152,7 +152,7 @@ def _sorted(state: Mapping[str, Any], config: NeuroStormConfig, path: Path) -> C
         elif str(raw).startswith(f"{_HEAD}norm."):
             ignored.append(str(raw))  # older heads keep a norm that nothing reads
         elif str(raw).startswith(_HEAD):
-            parts["heads"][str(raw).removeprefix(_HEAD).removeprefix("head.")] = value
+            parts["heads"][re.sub(r"^head\.head\.", "head.", str(raw).removeprefix(_HEAD))] = value
         elif re.fullmatch(r"layers\.\d+\.blocks\.\d+\.prompt", name):
             parts["prompts"][name] = value
         elif name == "mask_token" and value.ndim == 2:

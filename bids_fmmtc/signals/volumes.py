@@ -25,6 +25,9 @@ from bids_fmmtc.types import ClipForm, Float32
 SNAP = 1e-3
 """Voxels: an affine this close to a whole number of voxels is that number, as float32 headers round."""
 
+FLAT = 1e-4
+"""Standard deviation over mean below which an image is one colour: brains lie above 0.1."""
+
 LEAST_FOREGROUND = 1000
 """Voxels of foreground below which an image cannot be a brain on this grid."""
 
@@ -141,7 +144,7 @@ def _neighbours(
     points = to_voxel[:3, :3] @ at + to_voxel[:3, 3:]  # (3, M)
     whole = np.round(points)
     # Rounded, so that an image and its mirror image, whose affines differ in the last bits, give the same weights.
-    points = np.where(np.abs(points - whole) < SNAP, whole, np.round(points, 4))
+    points = np.where(np.abs(points - whole) < SNAP, whole, np.round(points, 5))
     limits = np.array(shape)[:, None]
     inside = np.flatnonzero(((points >= -_EDGE) & (points <= limits - 1 + _EDGE)).all(axis=0))
     points = np.clip(points[:, inside], 0, limits - 1)
@@ -196,21 +199,19 @@ class FrameSums:
     def __init__(self, placed: Placed, header: Header) -> None:
         n = header.shape[3]
         self.placed, self._header = placed, header
-        self._last: Float32 | None = None
+        self._last: NDArray[np.float64] | None = None
         self._t = 0
         self._sum, self._square, self._pair = np.zeros(n), np.zeros(n), np.zeros(n)
         self._count, self._either, self._least = np.zeros(n), np.zeros(n), np.full(n, np.inf)
 
     def add(self, raw: NDArray[Any]) -> None:
         """Take in the next raw volume (N,)."""
-        now, t, last = self.placed.volume(raw, self._header), self._t, self._last
-        # Blocks of float32 products, summed in float64: no copy of the frame in float64 is made.
-        self._sum[t], self._square[t] = now.sum(dtype=np.float64), _dot(now, now)
-        self._least[t] = now.min()
-        if not self.placed.masked:
-            self._count[t] = np.count_nonzero(now)
+        now, t, last = self.placed.volume(raw, self._header).astype(np.float64), self._t, self._last
+        self._sum[t], self._square[t] = now.sum(), now @ now
+        lit = now if self.placed.masked else now[now != 0]
+        self._count[t], self._least[t] = len(lit), lit.min(initial=np.inf)
         if last is not None:
-            self._pair[t - 1] = _dot(last, now)
+            self._pair[t - 1] = last @ now
             if not self.placed.masked:
                 self._either[t - 1] = np.count_nonzero(last + now)
         self._last, self._t = now, t + 1
@@ -235,25 +236,20 @@ class FrameSums:
                 ((1 - w) ** 2 * self._square[k] + w**2 * self._square[after] + 2 * w * (1 - w) * pair).sum()
             )
             count += self._counted(k, w, after)
-        least = min((float(self._least[c.start : c.stop].min()) for c in clocks), default=0.0)
         mean = total / max(count, 1.0)
+        least = min((float(self._least[c.start : c.stop].min()) for c in clocks), default=mean)
         variance = (square - count * mean * mean) / max(count - 1, 1.0)
-        if not variance > 0:
+        if not variance > (FLAT * mean) ** 2:
             raise CoverageError(
                 f"the voxels of {self._header.path.name} on the encoder's grid never change.", "Check the image."
             )
-        return Scale(mean, float(np.sqrt(variance)), least if self.placed.masked else 0.0)
+        return Scale(mean, float(np.sqrt(variance)), least)
 
     def _counted(self, k: NDArray[np.intp], w: NDArray[np.float64], after: NDArray[np.intp]) -> float:
         if self.placed.masked:
             return float(len(k) * len(self.placed.places))
         one = np.where(w == 0, self._count[k], self._count[after])
         return float(np.where((w > 0) & (w < 1), self._either[k], one).sum())
-
-
-def _dot(a: Float32, b: Float32) -> float:
-    size = 1 << 14
-    return float(sum(np.dot(a[i : i + size], b[i : i + size]).astype(np.float64) for i in range(0, len(a), size)))
 
 
 @dataclass(frozen=True, slots=True)
