@@ -24,7 +24,7 @@ WORKDIR /empty
 COPY pyproject.toml constraints.txt LICENSE ./
 RUN mkdir bids_fmmtc && touch bids_fmmtc/__init__.py README.md \
  && /opt/bids_fmmtc/bin/pip install --constraint constraints.txt \
-      ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} ${FIND_LINKS:+--find-links "${FIND_LINKS}"} . \
+      ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} ${FIND_LINKS:+--find-links "${FIND_LINKS}"} ".[fast]" \
  && /opt/bids_fmmtc/bin/pip uninstall --yes bids_fmmtc
 
 FROM dependencies AS package

@@ -56,6 +56,7 @@ _REPEATABLE = {"CUBLAS_WORKSPACE_CONFIG": ":4096:8", "MPLBACKEND": "Agg"}
 # Libraries keep caches and settings in the home folder, which may be read-only, somebody else's, or change a figure.
 _CACHES = {
     "MPLCONFIGDIR": "matplotlib",
+    "NUMBA_CACHE_DIR": "numba",
     "TORCH_HOME": "torch",
     "TORCHINDUCTOR_CACHE_DIR": "inductor",
     "TRITON_CACHE_DIR": "triton",

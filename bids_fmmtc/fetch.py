@@ -8,14 +8,22 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from bids_fmmtc import __version__, resources
 from bids_fmmtc.errors import EXIT_OK, EXIT_USAGE, OutputError, UsageError
 from bids_fmmtc.guard import guarded
-from bids_fmmtc.resources.download import LICENCE, fetch_atlas, fetch_brainlm, fetch_transform, say
+from bids_fmmtc.resources.download import (
+    LICENCE,
+    NEUROSTORM_LICENCE,
+    fetch_atlas,
+    fetch_brainlm,
+    fetch_neurostorm,
+    fetch_transform,
+    say,
+)
 from bids_fmmtc.resources.install import PROGRAM, RECORD
 
 
@@ -65,7 +73,7 @@ def build_parser() -> argparse.ArgumentParser:
         f"~/.cache/{resources.PACKAGE_CACHE}. Every file is checked against its sha256 where one is known.",
     )
     parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    commands = parser.add_subparsers(dest="resource", metavar="{atlas,transform,brainlm}", required=True)
+    commands = parser.add_subparsers(dest="resource", metavar=f"{{{','.join(resources.RESOURCES)}}}", required=True)
     helps = {
         "atlas": ("the A424 atlas, from BrainLM's GitHub repository", "DIR", "copy from this folder, do not download"),
         "transform": (
@@ -78,6 +86,11 @@ def build_parser() -> argparse.ArgumentParser:
             "DIR",
             "copy config.json and the weights from this folder, do not download",
         ),
+        "neurostorm": (
+            "the pre-trained encoder of NeuroSTORM, converted from its training checkpoint (MIT)",
+            "FILE",
+            "convert this training checkpoint, do not download",
+        ),
     }
     for name, (summary, metavar, source) in helps.items():
         command = commands.add_parser(name, help=summary, description=f"Fetch {summary}.")
@@ -88,7 +101,16 @@ def build_parser() -> argparse.ArgumentParser:
             help=f"folder for all resources (default: the first of ${resources.RESOURCES_VARIABLE}, else "
             f"~/.cache/{resources.PACKAGE_CACHE})",
         )
-        command.add_argument("--from", dest="source", type=Path, metavar=metavar, help=source)
+        converted = name == "neurostorm"
+        option = "--convert" if converted else "--from"
+        command.add_argument(option, dest="source", type=Path, metavar=metavar, help=source)
+        if converted:
+            command.add_argument(
+                "--to",
+                type=Path,
+                metavar="DIR",
+                help="folder of the encoder itself (default: neurostorm-NAME among the resources, of FILE's name)",
+            )
         command.add_argument("--base-url", help=argparse.SUPPRESS)
         if name == "brainlm":
             command.add_argument(
@@ -110,14 +132,19 @@ def build_parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace, environ: MutableMapping[str, str]) -> Path:
     """Fetch what the command line asks for; returns where it lies."""
     cache = options.cache or resources.fetch_dir(environ)
+    common: dict[str, Any] = {"source": options.source}
+    if options.base_url:
+        common["base_url"] = options.base_url
+    if options.resource == "neurostorm" and options.to is not None:
+        return _neurostorm(options.to.absolute(), environ, common)
     if cache is None:
         raise OutputError(
             "there is no cache folder: neither FMMTC_RESOURCES, XDG_CACHE_HOME nor HOME is set.",
             "Name one with --cache.",
         )
-    common: dict[str, Any] = {"source": options.source}
-    if options.base_url:
-        common["base_url"] = options.base_url
+    if options.resource == "neurostorm":
+        stem = resources.NEUROSTORM_CHECKPOINT if options.source is None else options.source.stem
+        return _neurostorm(cache / resources.neurostorm_folder(stem), environ, common)
     if options.resource == "atlas":
         return fetch_atlas(cache, **common)
     if options.resource == "transform":
@@ -128,6 +155,16 @@ def _run(options: argparse.Namespace, environ: MutableMapping[str, str]) -> Path
     path = fetch_brainlm(cache, environ, checkpoint=options.checkpoint, **common)
     if not any(resources.has_content(path / name) for name in resources.BRAINLM_SHA256[options.checkpoint]):
         say(f"no checksum is known for these weights; the one found is recorded in {path / RECORD}")
+    return path
+
+
+def _neurostorm(place: Path, environ: MutableMapping[str, str], common: Mapping[str, Any]) -> Path:
+    """Fetch or convert NeuroSTORM; its licence asks for no consent, and is shown."""
+    from bids_fmmtc.modalities.neurostorm_weights import convert  # noqa: PLC0415  (torch)
+
+    sys.stderr.write(NEUROSTORM_LICENCE + "\n")
+    path = fetch_neurostorm(place, environ, convert, **common)
+    say(f"no checksum is published for these weights; the one found is recorded in {path / RECORD}")
     return path
 
 

@@ -21,7 +21,7 @@ from bids_fmmtc.errors import (
     UsageError,
     WeightsError,
 )
-from bids_fmmtc.modalities import check_spec, pretrained
+from bids_fmmtc.modalities import by_default, check_spec, of_centres, of_volumes, pretrained
 from bids_fmmtc.modalities.weights import weights_sha256
 from bids_fmmtc.recipe import AtlasSpec, Connectivity, ModalitySpec, Recipe
 from bids_fmmtc.resources import RESOURCES, find_resource
@@ -116,7 +116,7 @@ def left_out(settings: Settings, recipe: Recipe) -> tuple[str, ...]:
     """Name the encoders that are left out of the default recipe since their weights are not here."""
     if settings.model is not None or settings.recipe_file is not None:
         return ()
-    return tuple(name for name in pretrained() if name not in {m.name for m in recipe.modalities})
+    return tuple(name for name in by_default() if name not in {m.name for m in recipe.modalities})
 
 
 def left_out_line(names: Sequence[str]) -> str:
@@ -166,7 +166,7 @@ def _recipe(settings: Settings) -> tuple[Recipe, ModelBundle | None]:
         # A folder of the default atlas's name that happens to be here was not asked for.
         own = settings.atlas_given and (folder.is_dir() or is_image(folder))
         name = read_atlas(folder).name if own else settings.atlas
-        found = [n for n in pretrained() if settings.encoder_weights or _fetched(n, settings)]
+        found = [n for n in by_default() if settings.encoder_weights or _fetched(n, settings)]
         recipe = Recipe(atlas=AtlasSpec(name), connectivity=Connectivity(frames="all"))
         recipe = replace(recipe, modalities=(*(ModalitySpec(n) for n in found), *recipe.modalities))
     if settings.on_space_mismatch is not None:
@@ -304,8 +304,13 @@ def _recipe_of_import(recipe: Recipe, bundle: ModelBundle | None, settings: Sett
     ):
         if value:
             raise UsageError(f"{option} is for images; --timeseries reads none.", "Leave one of them out.")
+    whose = "the recipe" if bundle is None else f"the recipe of bundle {bundle.root}"
+    if volumes := of_volumes(recipe):
+        raise RecipeError(
+            f"{whose} asks for {', '.join(volumes)}, which reads volumes; imported series hold none.",
+            "Give images, or a recipe without it.",
+        )
     if recipe.denoising.cleans:
-        whose = "the recipe" if bundle is None else f"the recipe of bundle {bundle.root}"
         raise RecipeError(
             f"{whose} asks for denoising (strategy {recipe.denoising.strategy}), which imported series cannot have.",
             "Denoise where the series are made, or give images.",
@@ -316,7 +321,7 @@ def _recipe_of_import(recipe: Recipe, bundle: ModelBundle | None, settings: Sett
 def _with_centres(recipe: Recipe, atlas: Atlas, settings: Settings) -> Recipe:
     """Refuse encoders where parcel centres are unknown; leave them out where nobody asked for them by name."""
     unknown = int(np.isnan(atlas.xyz).any(axis=1).sum())
-    encoders = [m.name for m in recipe.modalities if m.name in pretrained()]
+    encoders = of_centres(recipe)
     if unknown == 0:
         return recipe
     text = f"the centres of {unknown} of {atlas.n_parcels} parcels are unknown"

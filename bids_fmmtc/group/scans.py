@@ -106,16 +106,17 @@ def stored_atlas(root: Path) -> Atlas:
 
 
 def load_encoder(study: Study, settings: Settings) -> BrainLMModality | None:
-    """Return the pretrained encoder of the features, or None where there is none or its weights are not here."""
+    """Return the pretrained encoder of parcel series, or None where there is none or its weights are not here."""
     for spec in study.recipe.modalities:
         if spec.name not in pretrained():
             continue
         try:
             folder = weights_folder(spec.name, None, settings)
         except MissingInputError:
-            return None
+            continue
         found = load_modality(spec, study.recipe, folder, study.setup.device)
-        return found if isinstance(found, BrainLMModality) else None
+        if isinstance(found, BrainLMModality):
+            return found
     return None
 
 

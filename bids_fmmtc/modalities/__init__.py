@@ -25,18 +25,24 @@ class Entry(NamedTuple):
         ``module:Class``.
     pretrained
         Whether it needs a folder of pretrained weights.
-    form
-        ``module:function`` that tells the clips an encoder of volumes reads, from its folder of weights; None: it reads
-        parcel series. Its module must not import torch either.
     check
         ``module:function`` that checks its options, with the arguments of `check_spec`; it runs in the parent
         process, so its module must not import torch. None: the modality has no options.
+    form
+        ``module:function`` that tells the clips an encoder of volumes reads, from its folder of weights; None: it reads
+        parcel series. Its module must not import torch either.
+    centres
+        Whether it needs to know where parcels lie.
+    default
+        Whether a run without a recipe takes it where its weights are here; others are asked for by name.
     """
 
     path: str
     pretrained: bool = False
     check: str | None = None
     form: str | None = None
+    centres: bool = False
+    default: bool = False
 
 
 TABLE: dict[str, Entry] = {
@@ -44,6 +50,8 @@ TABLE: dict[str, Entry] = {
         "bids_fmmtc.modalities.brainlm:BrainLMModality",
         pretrained=True,
         check="bids_fmmtc.modalities.brainlm_config:check_spec",
+        centres=True,
+        default=True,
     ),
     "neurostorm": Entry(
         "bids_fmmtc.modalities.neurostorm_modality:NeuroStormModality",
@@ -90,6 +98,16 @@ class Modality(Protocol):
 def pretrained() -> tuple[str, ...]:
     """Return the names of the modalities that need a folder of pretrained weights."""
     return tuple(name for name, entry in TABLE.items() if entry.pretrained)
+
+
+def by_default() -> tuple[str, ...]:
+    """Return the names of the pretrained modalities that a run without a recipe takes where their weights are here."""
+    return tuple(name for name, entry in TABLE.items() if entry.default)
+
+
+def of_centres(recipe: Recipe) -> tuple[str, ...]:
+    """Return the names of a recipe's modalities that need the parcels' centres."""
+    return tuple(spec.name for spec in recipe.modalities if _entry(spec.name).centres)
 
 
 def of_volumes(recipe: Recipe) -> tuple[str, ...]:

@@ -67,7 +67,8 @@ def partition(grid: Four, window: Four, *, shifted: bool) -> Windows:
     index = cut.transpose(0, 2, 4, 6, 1, 3, 5, 7).reshape(math.prod(counts), math.prod(size))
     place = np.empty(n + 1, np.int64)
     place[index.ravel()] = np.arange(index.size)
-    return Windows(torch.from_numpy(index), torch.from_numpy(place[:n]))
+    with torch.inference_mode(mode=False):  # kept for later calls, of which some ask for gradients
+        return Windows(torch.from_numpy(index), torch.from_numpy(place[:n]))
 
 
 # ------------------------------------------------------------------------------------------------------------ model

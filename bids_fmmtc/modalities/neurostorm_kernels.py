@@ -26,7 +26,8 @@ Array = NDArray[np.float32]
 
 _JIT: dict[str, Any] = {
     "nopython": True,
-    "cache": False,
+    # Machine code is kept where a program says (the command line does), never beside this file or in a home folder.
+    "cache": bool(nb.config.CACHE_DIR),
     "fastmath": {"contract"},
     "nogil": True,
     "boundscheck": False,

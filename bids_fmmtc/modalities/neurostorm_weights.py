@@ -7,6 +7,7 @@ Here every key of a file is accounted for: taken, known and set aside, or refuse
 from __future__ import annotations
 
 import argparse
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from bids_fmmtc.errors import MissingInputError, WeightsError
@@ -239,4 +240,43 @@ def load_neurostorm(folder: Path, expected_sha256: str | None = None, device: st
     return model.to(device).eval()
 
 
-__all__ = ["Checkpoint", "file_sha256", "load_neurostorm", "read_checkpoint"]
+def convert(path: Path, folder: Path) -> list[str]:
+    """Write the encoder of a training checkpoint as `load_neurostorm` wants it, and what was left out of it.
+
+    Parameters
+    ----------
+    path
+        The checkpoint.
+    folder
+        An empty folder; gets ``model.safetensors``, ``config.json`` and ``conversion.json``, which tells the
+        checkpoint's name and sha256 and the names of the tensors that are not the encoder's.
+
+    Returns
+    -------
+    list of str
+        What was made of it, a line each.
+
+    Raises
+    ------
+    MissingInputError, WeightsError
+        As `read_checkpoint`.
+    """
+    found = read_checkpoint(path)
+    left_out = {
+        "decoder": sorted(found.decoder),
+        "heads": sorted(found.heads),
+        "prompts": sorted(found.prompts),
+        "ignored": sorted(found.ignored),
+    }
+    record = {"checkpoint": path.name, "sha256": file_sha256(path), "left_out": left_out}
+    (folder / "model.safetensors").write_bytes(save(dict(found.encoder)))
+    for name, content in (("config.json", found.config.to_json()), ("conversion.json", record)):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    counts = ", ".join(f"{len(names)} of {part}" for part, names in left_out.items() if names)
+    lines = [f"{path.name}: {len(found.encoder)} tensors of the encoder; left out: {counts or 'nothing'}"]
+    if found.prompts:
+        lines.append(f"{path.name} was tuned by prompts; without them this is the encoder that it was tuned from")
+    return lines
+
+
+__all__ = ["Checkpoint", "convert", "file_sha256", "load_neurostorm", "read_checkpoint"]

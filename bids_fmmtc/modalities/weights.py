@@ -18,7 +18,7 @@ def weights_file(folder: Path) -> Path:
     MissingInputError
         The folder, its ``config.json`` or its weights are not there.
     """
-    hint = "Fetch BrainLM with bids_fmmtc-fetch brainlm, or give the folder with --encoder-weights DIR."
+    hint = "Fetch it with bids_fmmtc-fetch, which lists the encoders, or give its folder with --encoder-weights DIR."
     if not folder.is_dir():
         raise MissingInputError(f"folder of encoder weights {folder} does not exist.", hint)
     found = [folder / name for name in NAMES if (folder / name).is_file()]

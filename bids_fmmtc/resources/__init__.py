@@ -42,12 +42,20 @@ BRAINLM_SHA256: Final[Mapping[str, Mapping[str, str]]] = MappingProxyType(
     }
 )
 
-RESOURCES: Final = ("atlas", "transform", "brainlm")
+NEUROSTORM_CHECKPOINT: Final = "pt_neurostorm_mae_ratio0.5"
+NEUROSTORM_FILES: Final = ("config.json", "model.safetensors")
+
+RESOURCES: Final = ("atlas", "transform", "brainlm", "neurostorm")
 
 
 def brainlm_folder(checkpoint: str) -> str:
     """Name of the folder that holds one BrainLM checkpoint."""
     return f"brainlm-{checkpoint}"
+
+
+def neurostorm_folder(checkpoint: str = NEUROSTORM_CHECKPOINT) -> str:
+    """Name of the folder that holds one converted NeuroSTORM checkpoint."""
+    return f"neurostorm-{checkpoint}"
 
 
 def fetch_dir(environ: Mapping[str, str]) -> Path | None:
@@ -96,7 +104,7 @@ def find_resource(name: str, dirs: Iterable[Path], *, checkpoint: str = DEFAULT_
     Parameters
     ----------
     name
-        ``atlas``, ``transform`` or ``brainlm``.
+        ``atlas``, ``transform``, ``brainlm`` or ``neurostorm`` (the published pre-trained encoder, converted).
     dirs
         Folders to look in, as of `resource_dirs`.
     checkpoint
@@ -105,8 +113,7 @@ def find_resource(name: str, dirs: Iterable[Path], *, checkpoint: str = DEFAULT_
     Returns
     -------
     Path or None
-        For ``atlas`` and ``brainlm`` the folder that holds all its files, for ``transform`` the file itself; None
-        when no folder has it.
+        The folder that holds all its files, for ``transform`` the file itself; None when no folder has it.
     """
     if name not in RESOURCES:
         raise ValueError(f"resource must be one of {', '.join(RESOURCES)}, found {name!r}")
@@ -116,8 +123,11 @@ def find_resource(name: str, dirs: Iterable[Path], *, checkpoint: str = DEFAULT_
             folder / part / TRANSFORM_FILE for part in ("", TRANSFORM_FOLDER, TEMPLATE_FOLDER)
         ),
         "brainlm": lambda folder: (folder / brainlm_folder(checkpoint),),
+        "neurostorm": lambda folder: (folder / neurostorm_folder(),),
     }
-    complete = {"atlas": _is_atlas, "transform": has_content, "brainlm": _is_brainlm}[name]
+    complete = {"atlas": _is_atlas, "transform": has_content, "brainlm": _is_brainlm, "neurostorm": _is_neurostorm}[
+        name
+    ]
     return next((path for folder in dirs for path in candidates[name](folder) if complete(path)), None)
 
 
@@ -151,3 +161,8 @@ def _is_atlas(folder: Path) -> bool:
 def _is_brainlm(folder: Path) -> bool:
     """Tell whether a folder holds a config and weights."""
     return has_content(folder / BRAINLM_CONFIG) and any(has_content(folder / name) for name in BRAINLM_WEIGHTS)
+
+
+def _is_neurostorm(folder: Path) -> bool:
+    """Tell whether a folder holds a converted encoder."""
+    return all(has_content(folder / name) for name in NEUROSTORM_FILES)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import MappingProxyType
@@ -22,12 +22,14 @@ from bids_fmmtc.errors import (
     DataError,
     FmmtcError,
     MissingInputError,
+    OutputError,
     UsageError,
     WeightsError,
 )
-from bids_fmmtc.resources.install import PROGRAM, cannot_write, copy_file, copy_files, install, now, one_line
+from bids_fmmtc.resources.install import PROGRAM, RECORD, cannot_write, copy_file, copy_files, install, now, one_line
 
 LICENCE_FILE: Final = "LICENCE-ACCEPTED.txt"
+NEUROSTORM_LICENCE_FILE: Final = "LICENCE.txt"  # MIT asks for no consent
 TIMEOUT: Final = 60  # seconds without a byte
 
 GITHUB_URL: Final = "https://raw.githubusercontent.com/vandijklab/BrainLM"
@@ -38,6 +40,8 @@ CHECKPOINT_PATH: Final = "pretrained_models/2023-06-06-22_15_00-checkpoint-1400"
 TEMPLATEFLOW_URL: Final = "https://templateflow.s3.amazonaws.com"
 HUGGING_FACE_URL: Final = "https://huggingface.co"
 HUGGING_FACE_REPO: Final = "vandijklab/brainlm"
+NEUROSTORM_REPO: Final = "zxcvb20001/NeuroSTORM"
+NEUROSTORM_PATH: Final = "pretraining"
 HDF5_SIGNATURE: Final = b"\x89HDF\r\n\x1a\n"
 BRAINLM_EXPECTED: Final[Mapping[str, Mapping[str, object]]] = MappingProxyType(
     {
@@ -58,6 +62,16 @@ https://creativecommons.org/licenses/by-nc-nd/4.0/, as the model card and the RE
   - Name the authors:
     Ortega Caro J, et al. BrainLM: a foundation model for brain activity recordings. ICLR 2024.
     https://doi.org/10.1101/2023.09.12.557460
+bids_fmmtc does not come with these weights and grants no rights in them.
+"""
+
+NEUROSTORM_LICENCE: Final = """\
+The weights of NeuroSTORM are the work of its authors (https://huggingface.co/zxcvb20001/NeuroSTORM,
+https://github.com/CUHK-AIM-Group/NeuroSTORM).
+
+Licence: MIT, as the page of the repository at Hugging Face says; the code of the authors is under Apache-2.0.
+  - Name the authors: arXiv:2506.11167.
+  - A checkpoint from elsewhere is under the licence its giver names.
 bids_fmmtc does not come with these weights and grants no rights in them.
 """
 
@@ -185,7 +199,10 @@ def fetch_brainlm(
         if source is not None:
             origin = copy_files(source, (resources.BRAINLM_CONFIG, _choose_weights(source, known)), folder)
         elif checkpoint == "old_13M":
-            origin = _hugging_face(folder, checkpoint, base_url or HUGGING_FACE_URL, environ)
+            wanted_here = ((resources.BRAINLM_CONFIG,), resources.BRAINLM_WEIGHTS)
+            origin = _hugging_face(
+                folder, HUGGING_FACE_REPO, checkpoint, wanted_here, base_url or HUGGING_FACE_URL, environ
+            )
         else:
             wanted = {resources.BRAINLM_CONFIG: None, "pytorch_model.bin": known.get("pytorch_model.bin")}
             origin = _download(base_url or GITHUB_URL, CHECKPOINT_PATH, wanted, folder, WeightsError)
@@ -195,6 +212,62 @@ def fetch_brainlm(
         return origin
 
     return install(cache, resources.brainlm_folder(checkpoint), fill, known, WeightsError, keep=source is None)
+
+
+def fetch_neurostorm(
+    place: Path,
+    environ: MutableMapping[str, str],
+    convert: Callable[[Path, Path], Sequence[str]],
+    *,
+    source: Path | None = None,
+    base_url: str = HUGGING_FACE_URL,
+) -> Path:
+    """Bring an encoder of NeuroSTORM to a folder: a training checkpoint, downloaded or given, and converted.
+
+    Parameters
+    ----------
+    place
+        The folder itself; its parents are made when absent.
+    environ
+        Environment of this process: libraries read their settings there, and it is put back as it was.
+    convert
+        Writes the encoder of a checkpoint into a folder and returns what is worth telling, a line each.
+    source
+        A checkpoint to convert instead of downloading the published one.
+    base_url
+        Where Hugging Face is served.
+
+    Returns
+    -------
+    Path
+        ``place``.
+
+    Raises
+    ------
+    OutputError
+        ``place`` is there and was not made by this program, or cannot be written.
+    FmmtcError
+        No checkpoint, a broken or foreign one, a server that refuses.
+    """
+    if place.exists() and not (place / RECORD).is_file() and not (place.is_dir() and not any(place.iterdir())):
+        raise OutputError(f"{place} is there and was not made by {PROGRAM}.", "Name another folder, or remove it.")
+
+    def fill(folder: Path) -> str:
+        if source is not None:
+            checkpoint, origin = source, str(source.absolute())
+        else:
+            name = f"{resources.NEUROSTORM_CHECKPOINT}.ckpt"
+            scratch = folder.with_name("checkpoint")
+            scratch.mkdir()
+            origin = _hugging_face(scratch, NEUROSTORM_REPO, NEUROSTORM_PATH, ((name,),), base_url, environ)
+            checkpoint, origin = scratch / name, f"{origin}/{name}"
+        for line in convert(checkpoint, folder):
+            say(line)
+        text = f"Converted on {now()} by {PROGRAM} {__version__} from {origin}.\n\n{NEUROSTORM_LICENCE}"
+        (folder / NEUROSTORM_LICENCE_FILE).write_text(text, encoding="utf-8")
+        return origin
+
+    return install(place.parent, place.name, fill, {}, WeightsError, keep=source is None)
 
 
 def _choose_weights(source: Path, checksums: Mapping[str, str]) -> str:
@@ -280,11 +353,21 @@ def _templateflow(target: Path, base_url: str, environ: MutableMapping[str, str]
     shutil.move(wanted, target)
 
 
-def _hugging_face(folder: Path, checkpoint: str, endpoint: str, environ: MutableMapping[str, str]) -> str:
-    """Download a checkpoint from Hugging Face; returns its address with the commit."""
+def _hugging_face(
+    folder: Path,
+    repository: str,
+    path: str,
+    files: Sequence[Sequence[str]],
+    endpoint: str,
+    environ: MutableMapping[str, str],
+) -> str:
+    """Download files below ``path`` from Hugging Face; returns their address with the commit.
+
+    Each of ``files`` is a choice of names, of which the first that is there is taken.
+    """
     scratch = folder.with_name("huggingface")
-    origin = f"{endpoint.rstrip('/')}/{HUGGING_FACE_REPO}"
-    say(f"downloading {origin}, {checkpoint}")
+    origin = f"{endpoint.rstrip('/')}/{repository}"
+    say(f"downloading {origin}, {path}")
     # Offline mode is meant for the other programs of an image; who calls this one wants the network.
     settings = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "HF_HUB_DISABLE_XET": "1"}
     try:
@@ -292,28 +375,30 @@ def _hugging_face(folder: Path, checkpoint: str, endpoint: str, environ: Mutable
             from huggingface_hub import hf_hub_download  # noqa: PLC0415  (slow; reads the environment)
             from huggingface_hub.errors import EntryNotFoundError  # noqa: PLC0415
 
-            def get(name: str) -> None:
-                path = hf_hub_download(
-                    HUGGING_FACE_REPO,
-                    name,
-                    subfolder=checkpoint,
-                    local_dir=scratch,
-                    endpoint=endpoint.rstrip("/"),
-                    token=False,
-                )
-                shutil.move(path, folder / name)
+            def get(first: str, *others: str) -> None:
+                try:
+                    found = hf_hub_download(
+                        repository,
+                        first,
+                        subfolder=path,
+                        local_dir=scratch,
+                        endpoint=endpoint.rstrip("/"),
+                        token=False,
+                    )
+                except EntryNotFoundError:
+                    if not others:
+                        raise
+                    get(*others)
+                else:
+                    shutil.move(found, folder / first)
 
-            get(resources.BRAINLM_CONFIG)
-            first, second = resources.BRAINLM_WEIGHTS
-            try:
-                get(first)
-            except EntryNotFoundError:
-                get(second)
+            for names in files:
+                get(*names)
     except Exception as error:  # huggingface_hub has no common base for its own, its client's and its checks' errors
         raise _download_problem(error, origin, folder) from error
-    metadata = scratch / ".cache" / "huggingface" / "download" / checkpoint / f"{resources.BRAINLM_CONFIG}.metadata"
-    commit = metadata.read_text(encoding="utf-8").split("\n", 1)[0] if metadata.is_file() else "main"
-    return f"{origin}/tree/{commit}/{checkpoint}"
+    told = sorted((scratch / ".cache" / "huggingface" / "download" / path).glob("*.metadata"))
+    commit = told[0].read_text(encoding="utf-8").split("\n", 1)[0] if told else "main"
+    return f"{origin}/tree/{commit}/{path}"
 
 
 @contextmanager
