@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from patience import patience
-from served import CONFIG_13M, CONFIG_1400, H5, IMAGE, TABLE, in_cache, local, serve_checkpoint, sha
+from served import COMMIT, CONFIG_13M, CONFIG_1400, H5, IMAGE, TABLE, in_cache, local, serve_checkpoint, sha
 
 from bids_fmmtc import fetch, resources
 from bids_fmmtc.errors import UsageError
@@ -177,3 +177,123 @@ def test_licence_at_a_real_terminal(tmp_path):
     os.close(follower)
     assert process.returncode == 0, err
     assert (tmp_path / "c" / "brainlm-checkpoint-1400" / download.LICENCE_FILE).is_file()
+
+
+# --- NeuroSTORM ----------------------------------------------------------------------------------------------------
+
+
+def training_checkpoint(path, **more):
+    """Write what the authors' trainer leaves: a small encoder, its options, decoder and head beside it."""
+    import torch
+    from neurostorm_parts import SMALL, random_model
+
+    tensors = {f"model.{k}": v for k, v in random_model().state_dict().items()}
+    tensors |= {"model.mask_token": torch.zeros(256, 4), "output_head.head.weight": torch.ones(1, 8), **more}
+    options = {k: v for k, v in SMALL.to_json().items() if k not in ("model_type", "in_chans")}
+    torch.save({"state_dict": tensors, "hyper_parameters": options}, path)
+    return path
+
+
+def loads(folder):
+    """Load a converted folder as a run does, and compare it with what went in."""
+    import torch
+    from neurostorm_parts import random_model
+
+    from bids_fmmtc.modalities.neurostorm_weights import load_neurostorm
+
+    state = load_neurostorm(folder).state_dict()
+    return all(torch.equal(v, state[k]) for k, v in random_model().state_dict().items())
+
+
+@pytest.mark.parametrize("to", [False, True])
+def test_a_checkpoint_is_converted_and_what_is_left_out_is_named(tmp_path, capsys, to):
+    source = training_checkpoint(tmp_path / "task.ckpt", **{"model.layers.0.blocks.0.prompt": _zeros(1, 5, 4)})
+    where = ["--to", str(tmp_path / "a" / "b")] if to else ["--cache", str(tmp_path / "cache")]
+    assert fetch.main(["neurostorm", "--convert", str(source), *where]) == 0
+    told = capsys.readouterr()
+    folder = Path(told.out.strip())
+    assert folder == (tmp_path / "a" / "b" if to else tmp_path / "cache" / "neurostorm-task")
+    assert "MIT" in told.err
+    assert "left out: 1 of decoder, 1 of heads, 1 of prompts" in told.err
+    assert "tuned by prompts" in told.err
+    conversion = json.loads((folder / "conversion.json").read_text())
+    assert conversion["left_out"] == {
+        "decoder": ["window_mask_token"],
+        "heads": ["head.weight"],
+        "prompts": ["layers.0.blocks.0.prompt"],
+        "ignored": [],
+    }
+    assert (conversion["checkpoint"], conversion["sha256"]) == ("task.ckpt", sha(source.read_bytes()))
+    record = json.loads((folder / install.RECORD).read_text())
+    assert record["source"] == str(source)
+    assert record["sha256"]["model.safetensors"] == sha((folder / "model.safetensors").read_bytes())
+    assert "MIT" in (folder / download.NEUROSTORM_LICENCE_FILE).read_text()
+    assert loads(folder)
+
+
+def _zeros(*shape):
+    import torch
+
+    return torch.zeros(shape)
+
+
+def test_converting_twice_gives_the_same_weights(tmp_path):
+    source = training_checkpoint(tmp_path / "x.ckpt")
+    found = []
+    for _ in range(2):
+        assert fetch.main(["neurostorm", "--convert", str(source), "--to", str(tmp_path / "to")]) == 0
+        found.append([(tmp_path / "to" / n).read_bytes() for n in ("model.safetensors", "config.json")])
+    assert found[0] == found[1]
+
+
+def test_a_file_that_is_no_checkpoint_leaves_nothing(tmp_path, capsys):
+    (tmp_path / "x.ckpt").write_bytes(b"no")
+    assert fetch.main(["neurostorm", "--convert", str(tmp_path / "x.ckpt"), "--cache", str(tmp_path / "c")]) == 65
+    assert fetch.main(["neurostorm", "--convert", str(tmp_path / "no.ckpt"), "--cache", str(tmp_path / "c")]) == 66
+    first, second = (e for e in capsys.readouterr().err.splitlines() if "error:" in e)
+    assert "x.ckpt cannot be read" in first
+    assert "no.ckpt does not exist" in second
+    assert in_cache(tmp_path / "c") == []
+
+
+def test_a_folder_of_somebody_else_s_is_not_replaced(tmp_path, capsys):
+    source = training_checkpoint(tmp_path / "x.ckpt")
+    mine = local(tmp_path / "mine", **{"thesis.txt": b"years"})
+    assert fetch.main(["neurostorm", "--convert", str(source), "--to", str(mine)]) == 73
+    assert "was not made by bids_fmmtc-fetch" in capsys.readouterr().err
+    assert fetch.main(["neurostorm", "--convert", str(source), "--to", str(source)]) == 73
+    assert in_cache(mine) == ["thesis.txt"]
+    (mine / "thesis.txt").unlink()
+    assert fetch.main(["neurostorm", "--convert", str(source), "--to", str(mine)]) == 0
+    assert loads(mine)
+
+
+@pytest.mark.slow
+def test_the_published_encoder_from_a_hugging_face_server(server, tmp_path):
+    name = f"{resources.NEUROSTORM_CHECKPOINT}.ckpt"
+    content = training_checkpoint(tmp_path / "x.ckpt").read_bytes()
+    server.files = {f"/{download.NEUROSTORM_REPO}/resolve/main/{download.NEUROSTORM_PATH}/{name}": content}
+    command = [sys.executable, "-m", "bids_fmmtc.fetch", "neurostorm", "--cache", str(tmp_path / "c")]
+    environ = {**os.environ, "HF_HUB_OFFLINE": "1", "HOME": "/nowhere", "HF_TOKEN": "hf_not_to_be_sent"}
+
+    def run(url):
+        words = [*command, "--base-url", url]
+        return subprocess.run(words, env=environ, capture_output=True, text=True, check=False, timeout=patience(300))
+
+    done = run(server.url)
+    assert done.returncode == 0, done.stderr
+    folder = resources.find_resource("neurostorm", [tmp_path / "c"])
+    assert done.stdout.strip() == str(folder)
+    assert loads(folder)
+    record = json.loads((folder / install.RECORD).read_text())
+    assert (
+        record["source"] == f"{server.url}/{download.NEUROSTORM_REPO}/tree/{COMMIT}/{download.NEUROSTORM_PATH}/{name}"
+    )
+    assert [path.name for path in (tmp_path / "c").iterdir()] == [folder.name]
+    assert not any("hf_not_to_be_sent" in str(headers) for _, _, headers in server.asked)
+    (folder / install.RECORD).write_text("{}")  # not intact any more, so that it is fetched again
+    server.files = {}
+    done = run(server.url)
+    assert done.returncode == 75, done.stderr
+    assert "--convert" in done.stderr.splitlines()[-1]
+    assert loads(folder)

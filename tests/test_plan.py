@@ -6,6 +6,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bids_fmmtc.errors import (
@@ -19,9 +20,10 @@ from bids_fmmtc.errors import (
     WeightsError,
 )
 from bids_fmmtc.modalities import TABLE, Entry
-from bids_fmmtc.plan import find_imported, outline, resolve
+from bids_fmmtc.modalities.neurostorm_config import PUBLISHED
+from bids_fmmtc.plan import _with_centres, find_imported, outline, resolve
 from bids_fmmtc.recipe import AtlasSpec, Denoising, ModalitySpec, Recipe, SpaceSpec, Windows
-from bids_fmmtc.resources import TRANSFORM_FILE
+from bids_fmmtc.resources import TRANSFORM_FILE, neurostorm_folder
 from bids_fmmtc.settings import Settings
 from bids_fmmtc.signals.atlas import read_atlas
 from bids_fmmtc.signals.series import IMPORTED_DENOISING
@@ -167,6 +169,55 @@ def test_a_new_encoder_needs_its_line_in_the_table_only(given_atlas, tmp_path, m
     with pytest.raises(MissingInputError, match=r"asks for toy, .* Give their folder with --encoder-weights"):
         resolve(settings)
     assert resolve(replace(settings, encoder_weights=tmp_path)).weights == {"toy": folder}
+
+
+def neurostorm(folder):
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(PUBLISHED.to_json()))
+    (folder / "model.safetensors").write_bytes(b"weights")
+    return folder
+
+
+def test_what_is_not_taken_by_default_is_asked_for_by_name(given_atlas, tmp_path):
+    both = tmp_path / "both"
+    folders = {"brainlm": encoder(both / "brainlm"), "neurostorm": neurostorm(both / "neurostorm")}
+    given = replace(given_atlas, encoder_weights=both)
+    assert [m.name for m in resolve(given).recipe.modalities] == ["brainlm", "fc"]
+    fetched = neurostorm(tmp_path / "cache" / neurostorm_folder())
+    found = resolve(replace(given_atlas, resources=(tmp_path / "cache",)))
+    assert ([m.name for m in found.recipe.modalities], found.left_out) == (["fc"], ("brainlm",))
+    names = (ModalitySpec("neurostorm"), ModalitySpec("brainlm"), ModalitySpec("fc"))
+    own = store(tmp_path, Recipe(atlas=AtlasSpec("Demo"), modalities=names))
+    assert resolve(replace(given, recipe_file=own)).weights == folders
+    own = store(tmp_path, Recipe(atlas=AtlasSpec("Demo"), modalities=names[:1]))
+    with pytest.raises(MissingInputError, match=r"asks for neurostorm.*bids_fmmtc-fetch neurostorm"):
+        resolve(replace(given_atlas, recipe_file=own))
+    plan = resolve(replace(given_atlas, recipe_file=own, resources=(tmp_path / "cache",)))
+    assert (plan.weights, plan.left_out) == ({"neurostorm": fetched}, ())
+    assert plan.recipe.modalities[0].weights_sha256 is not None
+
+
+def test_series_have_no_volumes(given_atlas, tmp_path):
+    own = store(tmp_path, Recipe(atlas=AtlasSpec("Demo"), modalities=(ModalitySpec("neurostorm"), ModalitySpec("fc"))))
+    settings = replace(given_atlas, recipe_file=own, timeseries=tmp_path / "not-even-there")
+    for decide in (resolve, outline):
+        with pytest.raises(RecipeError, match="asks for neurostorm, which reads volumes; imported series") as caught:
+            decide(settings)
+        assert "\n" not in str(caught.value)
+
+
+def test_only_encoders_that_need_centres_want_them(given_atlas, demo_atlas, tmp_path):
+    atlas = read_atlas(demo_atlas)
+    unknown = replace(atlas, xyz=np.full_like(atlas.xyz, np.nan))
+    names = [ModalitySpec(n) for n in ("neurostorm", "brainlm", "fc")]
+    recipe = Recipe(modalities=tuple(names))
+    assert _with_centres(recipe, atlas, given_atlas) == recipe
+    assert _with_centres(recipe, unknown, given_atlas).modalities == (names[0], names[2])
+    asked = replace(given_atlas, recipe_file=tmp_path / "x.json")
+    with pytest.raises(AtlasError, match="which brainlm needs"):
+        _with_centres(recipe, unknown, asked)
+    without = replace(recipe, modalities=(names[0], names[2]))
+    assert _with_centres(without, unknown, asked) == without
 
 
 # atlas

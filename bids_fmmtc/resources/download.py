@@ -423,7 +423,7 @@ def _download_problem(error: Exception, origin: str, folder: Path) -> FmmtcError
         return cannot_write(folder, error)
     return DownloadError(
         f"could not download from {origin}: {one_line(error)}.",
-        "Try again later, or fetch the files on another machine and name them with --from.",
+        "Try again later, or fetch the files on another machine and name them with --from (--convert for neurostorm).",
     )
 
 
