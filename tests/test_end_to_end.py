@@ -176,7 +176,7 @@ def test_ds000208_is_discovered(tmp_path):
     for line in (meta / "TREE.tsv").read_text().splitlines()[1:]:
         path = root / line.split("\t")[0]
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
+        path.write_text("{}" if path.suffix == ".json" else "")  # a sidecar that is there and empty is refused
     (root / "dataset_description.json").write_bytes((meta / "dataset_description.json").read_bytes())
     done = run([str(root), str(tmp_path / "out"), "participant", "--dry-run"])
     assert done.returncode == 0, done.stderr
