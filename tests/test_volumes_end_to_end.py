@@ -49,7 +49,7 @@ def test_features_hold_a_vector_a_window(first):
         assert arrays.arrays["neurostorm"].shape == (w, SMALL.width)
         assert arrays.arrays["fc"].shape == (w, 48, 48)
         assert np.isfinite(arrays.arrays["neurostorm"]).all()
-        assert record["Modalities"]["neurostorm"] == [SMALL.width]
+        assert record["Modalities"]["neurostorm"] == {"Shape": [SMALL.width]}
     one, two = (arrays.arrays["neurostorm"] for arrays, _ in found)
     assert np.abs(one - two).max() > 1e-4
     assert np.abs(one[0] - one[1]).max() > 1e-6
