@@ -4,6 +4,7 @@ With ``FMMTC_FORBID_SKIPS`` set, a skipped test fails: where everything it needs
 is a check that was silently lost.
 """
 
+import logging
 import os
 import socket
 import subprocess
@@ -15,10 +16,11 @@ from hypothesis import HealthCheck, settings
 
 # A busy machine is slow, which is no fault of what is tested. "steady", the default, draws the same examples each time:
 # a suite that fails by luck teaches people to run it again. "random" draws others, and more where a test leaves their
-# number open; .ci/long runs it, and a failure there prints what makes it happen again.
+# number open; .ci/long runs it, and a failure there prints what makes it happen again. Both say which they are, since
+# where $CI is set a profile that does not is like "steady".
 _UNTIMED = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("steady", derandomize=True, **_UNTIMED)
-settings.register_profile("random", max_examples=1000, print_blob=True, **_UNTIMED)
+settings.register_profile("random", derandomize=False, max_examples=1000, print_blob=True, **_UNTIMED)
 settings.load_profile("steady")
 
 # Two workers of the tests on two cores: threads of small matrix products would only wait for each other.
@@ -61,6 +63,16 @@ def pytest_runtest_makereport():
 def pytest_make_collect_report():
     """Report a module that skips itself as failed where skips are forbidden."""
     return _forbidding((yield))
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was():
+    """Undo what a run in this process does to the program's log, so that no test sees how another left it."""
+    log = logging.getLogger("bids_fmmtc")
+    before = (log.level, log.handlers[:], log.propagate)
+    yield
+    log.setLevel(before[0])
+    log.handlers[:], log.propagate = before[1:]
 
 
 @pytest.fixture(scope="session")

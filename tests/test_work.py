@@ -138,7 +138,6 @@ def test_a_child_that_inherits_the_lock_holds_it_after_its_parent(tmp_path):
 
 
 def test_a_second_run_waits_and_says_so(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(work.log, "propagate", True)
     code = "import sys; from pathlib import Path; from bids_fmmtc.work import lock\n"
     code += f"with lock(Path({str(tmp_path / 'sub-01' / 'lock')!r})): print('has it', flush=True); input()"
     (tmp_path / "sub-01").mkdir()
@@ -164,7 +163,6 @@ def test_a_disk_without_locks_is_told_once_and_used(settings, monkeypatch, caplo
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(work.fcntl, "flock", flock)
-    monkeypatch.setattr(work.log, "propagate", True)
     folder = open_work(settings)
     ran = []
     for label in ("01", "02"):
