@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bids_fmmtc import __version__
 from bids_fmmtc.errors import EXIT_UNKNOWN_LEVEL, MissingInputError, UsageError, printable
@@ -131,7 +131,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--model", type=Path, metavar="DIR", help="model bundle; default $FMMTC_MODEL; none: features only"
     )
     group.add_argument("--encoder-weights", type=Path, metavar="DIR", help="folder of the pretrained encoder")
-    group.add_argument("--recipe", type=Path, metavar="FILE", help="recipe JSON; a bundle brings its own")
+    group.add_argument(
+        "--recipe",
+        action=_Recipe,
+        metavar="NAME|FILE",
+        help="name or JSON file of a recipe; list: the names and what each is for; default: what is here of fmm_tc; a "
+        "bundle brings its own",
+    )
     group.add_argument(
         "--atlas",
         metavar="NAME|DIR|FILE",
@@ -151,6 +157,22 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="of folds, bootstraps and permutations (group); recorded, and given to torch",
     )
+
+
+class _Recipe(argparse.Action):
+    """``--recipe``: keeps what was given; asked for the list, prints it and ends there, as ``--version`` does."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Keep the value, or list the recipes."""
+        del option
+        from bids_fmmtc.recipes import LIST, listing  # noqa: PLC0415
+
+        if values == LIST:
+            sys.stdout.write(listing())
+            parser.exit()
+        setattr(namespace, self.dest, values)
 
 
 def _add_resources(parser: argparse.ArgumentParser) -> None:
@@ -217,6 +239,7 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Settings:
     spelt, given = parser.spelt(words)
     options = parser.parse_args(spelt)
     refuse_misplaced(options.analysis_level, given)
+    from bids_fmmtc.recipes import name_or_file  # noqa: PLC0415
     from bids_fmmtc.settings import Settings  # noqa: PLC0415  (brings numpy, which --help does without)
 
     nprocs = options.nprocs or 1
@@ -227,6 +250,7 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Settings:
         raise UsageError("--repetition-time is for --timeseries only; an image has its own.")
     _refuse_other_text(environ.get("FMMTC_MODEL", ""))
     model = options.model or (Path(environ["FMMTC_MODEL"]) if environ.get("FMMTC_MODEL") else None)
+    recipe = None if options.recipe is None else name_or_file(options.recipe)
     return Settings(
         bids_dir=_real(options.bids_dir),
         output_dir=_real(options.output_dir),
@@ -242,7 +266,8 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str]) -> Settings:
         repetition_time=options.repetition_time,
         model=model,
         encoder_weights=options.encoder_weights,
-        recipe_file=options.recipe,
+        recipe_file=recipe if isinstance(recipe, Path) else None,
+        recipe_name=recipe if isinstance(recipe, str) else None,
         atlas=options.atlas or "A424",
         atlas_given=options.atlas is not None,
         on_space_mismatch=options.on_space_mismatch,

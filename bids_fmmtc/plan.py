@@ -21,9 +21,10 @@ from bids_fmmtc.errors import (
     UsageError,
     WeightsError,
 )
-from bids_fmmtc.modalities import by_default, check_spec, of_centres, of_volumes, pretrained
+from bids_fmmtc.modalities import check_spec, of_centres, of_volumes, pretrained
 from bids_fmmtc.modalities.weights import weights_sha256
-from bids_fmmtc.recipe import AtlasSpec, Connectivity, ModalitySpec, Recipe
+from bids_fmmtc.recipe import AtlasSpec, Recipe
+from bids_fmmtc.recipes import DEFAULT, named
 from bids_fmmtc.resources import RESOURCES, find_resource
 from bids_fmmtc.settings import Settings
 from bids_fmmtc.signals.atlas import PUBLISHED_SPACE, is_image, plain, read_atlas
@@ -114,9 +115,10 @@ def resolve(settings: Settings) -> Plan:
 
 def left_out(settings: Settings, recipe: Recipe) -> tuple[str, ...]:
     """Name the encoders that are left out of the default recipe since their weights are not here."""
-    if settings.model is not None or settings.recipe_file is not None:
+    if settings.recipe_given:
         return ()
-    return tuple(name for name in by_default() if name not in {m.name for m in recipe.modalities})
+    there = {m.name for m in recipe.modalities}
+    return tuple(m.name for m in named(DEFAULT).modalities if m.name not in there)
 
 
 def left_out_line(names: Sequence[str]) -> str:
@@ -145,8 +147,8 @@ def outline(settings: Settings) -> tuple[Recipe, str]:
 
 
 def _recipe(settings: Settings) -> tuple[Recipe, ModelBundle | None]:
-    """Return the recipe: the bundle's, the file's, or connectivity and the encoders whose weights are here."""
-    if settings.model is not None and settings.recipe_file is not None:
+    """Return the recipe: the bundle's, the file's, the one of that name, or what is here of the default one."""
+    if settings.model is not None and replace(settings, model=None).recipe_given:
         raise UsageError(
             "--model (or $FMMTC_MODEL) and --recipe exclude each other: a bundle brings its recipe.",
             "Give one of them.",
@@ -162,19 +164,27 @@ def _recipe(settings: Settings) -> tuple[Recipe, ModelBundle | None]:
     elif settings.recipe_file is not None:
         recipe = Recipe.read(settings.recipe_file)
     else:
-        folder = Path(settings.atlas)
-        # A folder of the default atlas's name that happens to be here was not asked for.
-        own = settings.atlas_given and (folder.is_dir() or is_image(folder))
-        name = read_atlas(folder).name if own else settings.atlas
-        found = [n for n in by_default() if settings.encoder_weights or _fetched(n, settings)]
-        recipe = Recipe(atlas=AtlasSpec(name), connectivity=Connectivity(frames="all"))
-        recipe = replace(recipe, modalities=(*(ModalitySpec(n) for n in found), *recipe.modalities))
+        recipe = _by_name(settings)
     if settings.on_space_mismatch is not None:
         rule: Any = settings.on_space_mismatch
         recipe = replace(recipe, space=replace(recipe.space, on_mismatch=rule))
     for spec in recipe.modalities:
         check_spec(spec, recipe)
     return _recipe_of_import(recipe, bundle, settings), bundle
+
+
+def _by_name(settings: Settings) -> Recipe:
+    """Return the recipe of the name that was given whole; of the default one no encoder whose weights are not here."""
+    folder = Path(settings.atlas)
+    # A folder of the default atlas's name that happens to be here was not asked for.
+    own = settings.atlas_given and (folder.is_dir() or is_image(folder))
+    recipe = replace(
+        named(settings.recipe_name or DEFAULT), atlas=AtlasSpec(read_atlas(folder).name if own else settings.atlas)
+    )
+    if settings.recipe_name is not None:
+        return recipe
+    absent = {n for n in pretrained() if settings.encoder_weights is None and _fetched(n, settings) is None}
+    return replace(recipe, modalities=tuple(m for m in recipe.modalities if m.name not in absent))
 
 
 def find_atlas(settings: Settings, recipe: Recipe) -> Path:
@@ -325,8 +335,7 @@ def _with_centres(recipe: Recipe, atlas: Atlas, settings: Settings) -> Recipe:
     if unknown == 0:
         return recipe
     text = f"the centres of {unknown} of {atlas.n_parcels} parcels are unknown"
-    asked = settings.model is not None or settings.recipe_file is not None
-    if encoders and asked:
+    if encoders and settings.recipe_given:
         raise AtlasError(f"{text}, which {encoders[0]} needs.", "Give a table with x, y, z with --atlas.")
     log.info("%s (--atlas FILE with x, y, z gives them): connectivity only.", text.capitalize())
     return replace(recipe, modalities=tuple(m for m in recipe.modalities if m.name not in encoders))

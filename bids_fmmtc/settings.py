@@ -62,6 +62,7 @@ class Settings:
     ``spaces``, ``model``, ``on_space_mismatch`` and the like are None or empty where the user left them open;
     ``resources`` are folders that may hold fetched files, TemplateFlow's own among them. ``timeseries`` is a folder of
     parcel series to import instead of images, ``repetition_time`` theirs in seconds where no sidecar tells it.
+    ``recipe_name`` is one of `bids_fmmtc.recipes`; it and ``recipe_file`` are never both given.
     """
 
     bids_dir: Path
@@ -79,6 +80,7 @@ class Settings:
     model: Path | None = None
     encoder_weights: Path | None = None
     recipe_file: Path | None = None
+    recipe_name: str | None = None
     atlas: str = "A424"
     atlas_given: bool = False
     on_space_mismatch: str | None = None
@@ -96,6 +98,11 @@ class Settings:
     resources: tuple[Path, ...] = ()
     command: str = ""
     group: GroupSettings = field(default_factory=GroupSettings)
+
+    @property
+    def recipe_given(self) -> bool:
+        """Whether a bundle, a file or a name tells the recipe, of which then nothing is left out."""
+        return any(each is not None for each in (self.model, self.recipe_file, self.recipe_name))
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from patience import patience
 
 from bids_fmmtc import __version__, cli, errors
 from bids_fmmtc.group_options import add_group_options
+from bids_fmmtc.recipes import TABLE
 
 DESCRIPTOR = Path(__file__).parents[1] / "boutiques.json"
 DATA = json.loads(DESCRIPTOR.read_text(encoding="utf-8"))
@@ -49,6 +50,9 @@ def test_the_descriptor_is_valid(tmp_path):
 
 def test_every_option_is_in_the_descriptor_and_the_other_way_round():
     described = {name: i for name, i in INPUTS.items() if "command-line-flag" in i}
+    # An option that takes a name or a file is two inputs: a platform mounts files.
+    named = described.pop("recipe_name")
+    assert (named["command-line-flag"], named["value-choices"]) == ("--recipe", list(TABLE))
     assert described.keys() == ACTIONS.keys()
     for name, action in ACTIONS.items():
         entry = described[name]
@@ -99,7 +103,7 @@ BESIDE = {
     "adapt": {"outcome": "y", "external": ["a=/b:c"]}, "leave_one_site_out": {"outcome": "y", "site_column": "s"},
     "cost_scan": {"cost_patient": 5}, "cost_patient": {"cost_scan": 5},
 }  # fmt: skip
-OPTIONS = sorted(ACTIONS)
+OPTIONS = sorted([*ACTIONS, "recipe_name"])
 OUTPUTS = ("output_dir", "output_dir_name")
 
 
@@ -178,7 +182,8 @@ def test_several_inputs_together_arrive_in_the_command(tmp_path, output, chosen,
     options = {}
     for name in sorted(name for name in chosen if level_of(name) == level):
         options |= BESIDE.get(name, {}) | {name: value_of(name)}
-    against = {"control_rate": "control_arm", "no_explanation": "explain", "timeseries": "derivatives"}
+    against = {"control_rate": "control_arm", "no_explanation": "explain", "timeseries": "derivatives",
+               "recipe": "recipe_name"}  # fmt: skip
     for one, other in against.items():
         if one in options:
             options.pop(other, None)

@@ -23,6 +23,8 @@ from bids_fmmtc.modalities import TABLE, Entry
 from bids_fmmtc.modalities.neurostorm_config import PUBLISHED
 from bids_fmmtc.plan import _with_centres, find_imported, outline, resolve
 from bids_fmmtc.recipe import AtlasSpec, Denoising, ModalitySpec, Recipe, SpaceSpec, Windows
+from bids_fmmtc.recipes import DEFAULT, named
+from bids_fmmtc.recipes import TABLE as TABLE_OF_RECIPES
 from bids_fmmtc.resources import TRANSFORM_FILE, neurostorm_folder
 from bids_fmmtc.settings import Settings
 from bids_fmmtc.signals.atlas import read_atlas
@@ -195,6 +197,52 @@ def test_what_is_not_taken_by_default_is_asked_for_by_name(given_atlas, tmp_path
     plan = resolve(replace(given_atlas, recipe_file=own, resources=(tmp_path / "cache",)))
     assert (plan.weights, plan.left_out) == ({"neurostorm": fetched}, ())
     assert plan.recipe.modalities[0].weights_sha256 is not None
+
+
+@pytest.fixture
+def both(tmp_path):
+    """A folder with the encoders of all named recipes."""
+    encoder(tmp_path / "both" / "brainlm")
+    neurostorm(tmp_path / "both" / "neurostorm")
+    return tmp_path / "both"
+
+
+@pytest.mark.parametrize("name", TABLE_OF_RECIPES)
+def test_a_recipe_by_name_is_taken_whole(given_atlas, demo_atlas, both, name):
+    settings = replace(given_atlas, recipe_name=name)
+    with pytest.raises(MissingInputError, match=r"asks for (brainlm|neurostorm), .*Run bids_fmmtc-fetch \1"):
+        resolve(settings)
+    plan = resolve(replace(settings, encoder_weights=both))
+    wanted = named(name)
+    assert [m.name for m in plan.recipe.modalities] == [m.name for m in wanted.modalities]
+    assert plan.weights == {m.name: both / m.name for m in wanted.modalities if m.name != "fc"}
+    assert plan.recipe.atlas == AtlasSpec("Demo", read_atlas(demo_atlas).sha256, 48)
+    assert (plan.recipe.denoising, plan.left_out) == (wanted.denoising, ())
+    assert outline(replace(BASE, recipe_name=name)) == (wanted, "MNI152NLin6Asym")
+
+
+def test_without_a_name_it_is_the_default_one_as_far_as_weights_are_here(given_atlas, both):
+    asked = replace(given_atlas, recipe_name=DEFAULT, encoder_weights=both)
+    assert resolve(replace(given_atlas, encoder_weights=both)).recipe.digest == resolve(asked).recipe.digest
+    short = resolve(given_atlas)
+    assert (short.left_out, [m.name for m in short.recipe.modalities]) == (("brainlm",), ["fc"])
+    assert resolve(asked).recipe.completes(short.recipe)
+
+
+def test_a_name_excludes_a_bundle(given_atlas, demo_bundle):
+    with pytest.raises(UsageError, match="--recipe exclude each other"):
+        resolve(replace(given_atlas, model=demo_bundle, recipe_name="fmm_tc"))
+
+
+def test_series_take_the_recipes_that_ask_nothing_of_images(series, demo_atlas, both):
+    settings = series(encoder_weights=both, **given(demo_atlas))
+    plain = resolve(settings).recipe
+    assert resolve(replace(settings, recipe_name="fmm_tc")).recipe == plain
+    for name, words in (("fmm_tvc", "asks for neurostorm, which reads volumes"), ("fmm_tc_denoised", "for denoising")):
+        with pytest.raises(RecipeError, match=words):
+            resolve(replace(settings, recipe_name=name))
+    with pytest.raises(AtlasError, match="48 of 48 parcels are unknown, which brainlm needs"):
+        resolve(series(encoder_weights=both, recipe_name="fmm_tc"))
 
 
 def test_series_have_no_volumes(given_atlas, tmp_path):

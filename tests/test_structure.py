@@ -26,13 +26,14 @@ MAY_IMPORT = {
     "recipe": {"errors", "reading", "types"},
     "pooling": {"types", "recipe"},
     "settings": FOUNDATION,
+    "recipes": {"errors", "recipe"},
     "resources": {"errors", "reading"},
     "dataset": FOUNDATION | {"settings"},
     "signals": FOUNDATION,
     "modalities": FOUNDATION | {"signals"},
     "learning": FOUNDATION | {"signals", "modalities"},
     "report": FOUNDATION | {"dataset"},
-    "plan": CORE | {"resources"},
+    "plan": CORE | {"resources", "recipes"},
     "recording": CORE,
     "session": CORE | {"recording"},
     "pages": {"errors", "reading", "settings", "dataset", "report"},
@@ -49,7 +50,7 @@ MAY_IMPORT = {
     "usage": {"errors", "group_options"},
     "group_options": {"errors", "reading", "settings"},
     # By name, after parsing: LEVELS.
-    "cli": FOUNDATION | {"guard", "work", "settings", "resources", "group_options", "usage", "run", "group"},
+    "cli": FOUNDATION | {"guard", "work", "settings", "resources", "recipes", "group_options", "usage", "run", "group"},
     "fetch": {"errors", "reading", "guard", "resources", "modalities"},  # modalities in a function, to convert weights
     "synthetic": {"recipe", "dataset", "signals", "modalities"},
     "demo": {"errors", "guard", "dataset", "synthetic", "cli"},
@@ -108,6 +109,7 @@ ONLY_IN = {
 IN_FUNCTIONS = {
     "torch": ("synthetic.py", "participant.py", "run.py", "learning/bundle.py"),
     "mamba_ssm": ("modalities/neurostorm.py",),
+    "llvmlite": ("modalities/neurostorm_kernels.py",),
     "bids": ("dataset/discover.py",),
     "nilearn": ("signals/clean.py", "signals/denoise.py", "signals/regressors.py", "synthetic.py"),
     "transformers": ("learning/head.py",),
@@ -117,6 +119,10 @@ IN_FUNCTIONS = {
     "huggingface_hub": ("resources/download.py",),
     "templateflow": ("resources/download.py",),
 }
+
+# Our modules that import something heavy, or that need not be installed, at their top; others import them only inside a
+# function.
+LATE = {"bids_fmmtc.modalities.neurostorm_kernels": "numba"}
 
 # Modules without a test file of the mirrored name, and why.
 WITHOUT_TESTS = {
@@ -260,6 +266,14 @@ def test_a_package_is_imported_only_where_it_belongs(package):
 def test_a_heavy_package_waits_until_it_is_needed(package):
     for name in IN_FUNCTIONS[package]:
         assert package not in {m.split(".")[0] for m, _ in imports(name, top_only=True)}, name
+
+
+@pytest.mark.parametrize("module", LATE)
+def test_a_module_that_needs_a_heavy_package_waits_until_it_is_needed(module):
+    top = {name: {m for m, _ in imports(name, top_only=True)} for name in TREES}
+    assert {name for name in TREES if LATE[module] in {m.split(".")[0] for m in top[name]}} == {MODULES[module]}
+    assert not [name for name in TREES if module in top[name]]
+    assert [name for name in TREES for m, _ in ours(name) if m == module], f"nobody imports {module}"
 
 
 def test_only_the_programs_read_the_environment():

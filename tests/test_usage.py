@@ -84,8 +84,8 @@ def test_every_group_option_is_refused_at_the_participant_level():
 
 
 def test_series_that_the_group_level_imports_have_an_atlas_and_a_recipe():
-    settings = cli.parse([*BASE[:2], "group", "--timeseries", "/t", "--atlas", "a", "--recipe", "r"], {})
-    assert (settings.atlas, settings.recipe_file) == ("a", Path("r"))
+    settings = cli.parse([*BASE[:2], "group", "--timeseries", "/t", "--atlas", "a", "--recipe", "r.json"], {})
+    assert (settings.atlas, settings.recipe_file) == ("a", Path("r.json"))
 
 
 def test_words_after_the_bar_and_values_below_zero_are_no_options():

@@ -33,8 +33,6 @@ class Entry(NamedTuple):
         parcel series. Its module must not import torch either.
     centres
         Whether it needs to know where parcels lie.
-    default
-        Whether a run without a recipe takes it where its weights are here; others are asked for by name.
     """
 
     path: str
@@ -42,7 +40,6 @@ class Entry(NamedTuple):
     check: str | None = None
     form: str | None = None
     centres: bool = False
-    default: bool = False
 
 
 TABLE: dict[str, Entry] = {
@@ -51,7 +48,6 @@ TABLE: dict[str, Entry] = {
         pretrained=True,
         check="bids_fmmtc.modalities.brainlm_config:check_spec",
         centres=True,
-        default=True,
     ),
     "neurostorm": Entry(
         "bids_fmmtc.modalities.neurostorm_modality:NeuroStormModality",
@@ -98,11 +94,6 @@ class Modality(Protocol):
 def pretrained() -> tuple[str, ...]:
     """Return the names of the modalities that need a folder of pretrained weights."""
     return tuple(name for name, entry in TABLE.items() if entry.pretrained)
-
-
-def by_default() -> tuple[str, ...]:
-    """Return the names of the pretrained modalities that a run without a recipe takes where their weights are here."""
-    return tuple(name for name, entry in TABLE.items() if entry.default)
 
 
 def of_centres(recipe: Recipe) -> tuple[str, ...]:

@@ -9,7 +9,6 @@ from bids_fmmtc.errors import RecipeError
 from bids_fmmtc.modalities import (
     TABLE,
     Entry,
-    by_default,
     check_spec,
     load_modality,
     of_centres,
@@ -33,7 +32,6 @@ def test_every_name_in_the_table_is_a_modality():
         assert check is None or callable(check)
         assert form is None or callable(form)
     assert pretrained() == ("brainlm", "neurostorm")
-    assert by_default() == ("brainlm",)
 
 
 def test_the_table_tells_what_a_recipe_needs():
@@ -53,7 +51,6 @@ def test_a_new_encoder_is_one_line(monkeypatch):
     monkeypatch.setattr(sys.modules[__name__], "Toy", Toy, raising=False)
     monkeypatch.setitem(TABLE, "toy", Entry(f"{__name__}:Toy", pretrained=True))
     assert pretrained() == ("brainlm", "neurostorm", "toy")
-    assert by_default() == ("brainlm",)
     spec = ModalitySpec("toy", "0" * 64)
     assert load_modality(spec, Recipe(), None) == "toy"
     assert made == [(spec, Recipe(), None, "cpu")]
