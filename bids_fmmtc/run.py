@@ -16,14 +16,14 @@ from bids_fmmtc import __version__
 from bids_fmmtc.accounts import look_again, tell, unsettled
 from bids_fmmtc.console import Progress, describe_selection, subject_of, subjects
 from bids_fmmtc.dataset.beside import is_series
-from bids_fmmtc.dataset.describe import check_output, prepare_dataset, refuse_inside
+from bids_fmmtc.dataset.describe import check_output, prepare_dataset, refuse_inside, write_citations
 from bids_fmmtc.dataset.discover import Query, find_recordings, read_filter_file
 from bids_fmmtc.dataset.fingerprint import fingerprint
 from bids_fmmtc.dataset.folders import find_derivatives
 from bids_fmmtc.dataset.series import SeriesQuery, read_series_filters, select_series
 from bids_fmmtc.dataset.store import Layout, read_record, remove, write_json
 from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError, MissingInputError, UnreadableError, UsageError
-from bids_fmmtc.modalities import load_modality
+from bids_fmmtc.modalities import encoder_references, load_modality
 from bids_fmmtc.pages import redraw
 from bids_fmmtc.plan import Imported, Plan, find_imported, left_out, left_out_line, outline, resolve
 from bids_fmmtc.reading import is_there, read_text
@@ -358,6 +358,7 @@ def _process(settings: Settings) -> int:
     model, imported = None if plan.bundle is None else plan.bundle.digest, plan.imported is not None
     before = check_output(layout.root, plan.recipe, links, imported=imported).get("ModelDigest")
     prepare_dataset(layout, plan.recipe, plan.atlas, links, model or before, imported=imported, left_out=plan.left_out)
+    write_citations(layout.root, encoder_references(plan.recipe))
     if plan.left_out:
         log.warning("%s", left_out_line(plan.left_out))
     if model and before and model != before:

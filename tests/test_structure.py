@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "signals": FOUNDATION,
     "modalities": FOUNDATION | {"signals"},
     "learning": FOUNDATION | {"signals", "modalities"},
-    "report": FOUNDATION | {"dataset"},
+    "report": FOUNDATION | {"dataset", "modalities"},  # what is said of a modality
     "plan": CORE | {"resources", "recipes"},
     "recording": CORE,
     "session": CORE | {"recording"},
@@ -243,6 +243,46 @@ def test_resources_is_standard_library_only():
 def test_types_need_numpy_only():
     roots = {m.split(".")[0] for m, _ in imports("types.py")} - set(sys.stdlib_module_names)
     assert roots <= {"bids_fmmtc", "numpy"}
+
+
+# names of encoders
+
+# Where an encoder may be known by its name: its own files and its line in the table, where its weights come from, the
+# default recipe and the demo. Everything else asks the table.
+NAMED_IN = {
+    "brainlm": (
+        *("modalities/brainlm.py", "modalities/brainlm_config.py", "modalities/token_order.py"),
+        *("modalities/__init__.py", "resources/", "fetch.py", "synthetic.py", "recipes.py"),
+        "modalities/neurostorm_weights.py",  # which tells whose file it was given
+    ),
+    "neurostorm": (
+        *("modalities/neurostorm.py", "modalities/neurostorm_config.py", "modalities/neurostorm_heads.py"),
+        *("modalities/neurostorm_kernels.py", "modalities/neurostorm_modality.py", "modalities/neurostorm_weights.py"),
+        *("modalities/__init__.py", "resources/", "fetch.py", "recipes.py"),
+    ),
+}
+
+
+def words_of(tree):
+    """Everything a program does with words: names, attributes, imports, and strings that are no docstring."""
+    docs = set()
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        for one in body if isinstance(body, list) else ():
+            if isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant):
+                docs.add(id(one.value))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.value
+        for field in ("id", "attr", "name", "module", "arg"):
+            if isinstance(word := getattr(node, field, None), str):
+                yield word
+
+
+@pytest.mark.parametrize("encoder", NAMED_IN)
+def test_an_encoder_is_known_by_its_name_only_at_home(encoder):
+    users = {name for name, tree in TREES.items() if any(encoder in word.lower() for word in words_of(tree))}
+    assert not {name for name in users if not within(name, NAMED_IN[encoder])}
 
 
 # imports of others

@@ -98,7 +98,6 @@ def prepare_dataset(
         "description": {"Description": "What it stands for"},
     }
     write_json(layout.root / "descriptions.json", described)
-    write_text(layout.root / "logs" / "CITATION.md", _CITATION)
     _write_atlas(layout.root, atlas)
 
 
@@ -124,10 +123,21 @@ def prepare_group(root: Path, recipe: Recipe, features: Mapping[str, Path]) -> N
         check_output(root, recipe, inputs)
         description = _description(recipe, inputs, root, {})
         write_json(root / "dataset_description.json", description)
-        write_text(root / "logs" / "CITATION.md", _CITATION)
     # Of older versions, too: they knew no group tables.
     write_text(root / ".bidsignore", "\n".join(IGNORED) + "\n")
     write_text(root / "README.md", _README)
+
+
+def write_citations(root: Path, encoders: Sequence[str]) -> None:
+    """Write what to cite to ``logs/CITATION.md``; ``encoders`` are the works that describe the recipe's encoders.
+
+    Raises
+    ------
+    OutputError
+        The file cannot be written.
+    """
+    said = "".join(f"- Encoder: {work}\n" for work in encoders)
+    write_text(root / "logs" / "CITATION.md", f"# Citations\n\n- Model: {PAPER}.\n{said}{_TOOLS}")
 
 
 def input_folders(root: Path) -> tuple[Path, ...]:
@@ -378,10 +388,8 @@ The recipe that made all of it stands in `dataset_description.json` under `Gener
 sources as BIDS URIs.
 """
 
-_CITATION = f"""# Citations
 
-- Model: {PAPER}.
-- Encoder: Ortega Caro et al., BrainLM, ICLR 2024.
+_TOOLS = """\
 - Preprocessing: Esteban et al., fMRIPrep, Nature Methods 2019, doi:10.1038/s41592-018-0235-4.
 - Denoising: nilearn; Wang et al., PLOS Computational Biology 2024, doi:10.1371/journal.pcbi.1011942.
 - Workflow: Gorgolewski et al., Nipype, Frontiers in Neuroinformatics 2011.

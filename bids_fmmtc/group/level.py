@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bids_fmmtc.dataset.collate import Summary, collate
-from bids_fmmtc.dataset.describe import prepare_group
+from bids_fmmtc.dataset.describe import prepare_group, write_citations
 from bids_fmmtc.dataset.records import common_recipe, gather
 from bids_fmmtc.dataset.store import read_record
 from bids_fmmtc.dataset.tables import dataset_roots
 from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError
 from bids_fmmtc.learning.verdict import verdicts
+from bids_fmmtc.modalities import encoder_references
 from bids_fmmtc.pages import draw_card, draw_results, redraw
 from bids_fmmtc.participant import steady_torch
 from bids_fmmtc.run import import_series, name_datasets, refuse_writing_into, run_participant_level
@@ -53,7 +54,10 @@ def run_group_level(settings: Settings) -> int:
     recipes, _ = common_recipe(features)
     others = [folder for folder in settings.group.features if folder != settings.output_dir]
     refuse_writing_into(others, settings)
-    prepare_group(settings.output_dir, recipes[features[0]], name_datasets(features, ()))
+    recipe = recipes[features[0]]
+    prepare_group(settings.output_dir, recipe, name_datasets(features, ()))
+    if not (settings.output_dir / "logs" / "CITATION.md").is_file():
+        write_citations(settings.output_dir, encoder_references(recipe))
     _recover(settings.output_dir / "group")
     open_work(settings)
     summary = collate(settings.output_dir, dataset_roots(settings.bids_dir), features)

@@ -35,6 +35,7 @@ from bids_fmmtc.learning.calibrate import (
     embedded,
     is_number,
 )
+from bids_fmmtc.modalities import about
 from bids_fmmtc.modalities.weights import NAMES, file_sha256, weights_sha256
 from bids_fmmtc.recipe import Recipe
 
@@ -58,7 +59,6 @@ FIELDS = (
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _DAMAGED = "Fetch or copy the bundle again; a bundle is not edited by hand but saved anew."
-LICENCE = "BrainLM's licence (CC BY-NC-ND 4.0) forbids passing its weights on, so each user fetches them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,7 +369,10 @@ def encoder_folder(bundle: ModelBundle, name: str, encoder_weights: Path | None)
             f"bundle {bundle.root} has no encoder {name!r}; it has {', '.join(bundle.encoders) or 'none'}."
         )
     expected = bundle.encoders[name].sha256
-    hint = f"Pass --encoder-weights DIR, a folder with config.json and the weights of sha256 {expected}. {LICENCE}."
+    hint = (
+        f"Pass --encoder-weights DIR, a folder with config.json and the weights of sha256 {expected}. "
+        f"{about(name).licence}."
+    )
     if bundle.encoders[name].included:
         return bundle.root / "encoders" / name
     if encoder_weights is None:

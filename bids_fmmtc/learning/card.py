@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bids_fmmtc.errors import BundleError
-from bids_fmmtc.learning.bundle import CARD_TEXTS, LICENCE, dumped
+from bids_fmmtc.learning.bundle import CARD_TEXTS, dumped
 from bids_fmmtc.learning.calibrate import UNIT, is_number
+from bids_fmmtc.modalities import about
 
 SECTIONS = {
     "data": CARD_TEXTS["data"],
@@ -184,7 +185,7 @@ def _model(document: Mapping[str, Any]) -> Iterator[str]:
     rate = conformal.get("alpha") if isinstance(conformal, Mapping) else None
     yield f"- Conformal set: {f'error rate {scalar(rate)} in either class' if is_number(rate) else 'none'}"
     for name, encoder in document["encoders"].items():
-        where = "included" if encoder["included"] else f"not included. {LICENCE}"
+        where = "included" if encoder["included"] else f"not included. {about(name).licence}"
         yield f"- Encoder {plain(name)}: weights sha256 {plain(encoder['sha256'])}, {where}"
 
 

@@ -5,8 +5,9 @@ Each is judged on the same folds as the model. A new baseline is one line in `co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any, Literal
 
 import numpy as np
@@ -14,9 +15,10 @@ import numpy as np
 from bids_fmmtc.learning.learner import Fitted, HeadParts, Learner
 from bids_fmmtc.learning.ledger import Ledger
 from bids_fmmtc.learning.linear import LinearLearner
+from bids_fmmtc.modalities import by_letter
+from bids_fmmtc.modalities.about import LETTERS
 from bids_fmmtc.types import Cohort, Float64, Rows
 
-CONNECTIVITY = "fc"
 RANDOM = "_random"
 """Suffix of the array that holds what an encoder of the same shape with random weights makes of the same windows."""
 AMPLITUDE = ("log_variance", "autocorrelation")
@@ -79,54 +81,81 @@ def learnt_from(cohort: Cohort) -> tuple[str, ...]:
 def contestants(cohort: Cohort, setup: Setup) -> list[Contestant]:
     """Return the model first, then everything it is compared with."""
     names = learnt_from(cohort)
-    series = tuple(n for n in names if n != CONNECTIVITY)
-    connectivity = tuple(n for n in names if n == CONNECTIVITY)
-    untrained = tuple(n + RANDOM for n in series)
-    ready = bool(untrained) and set(untrained) <= set(cohort.arrays)
-    head = LEARNERS[setup.head]
-    linear = setup.head == "linear"
-    both = bool(series and connectivity)
-
-    def build(ok: bool, make: Callable[..., Learner], blocks: tuple[str, ...]) -> Learner | None:  # noqa: FBT001
-        return make(cohort, blocks, setup) if ok else None
-
-    why_t = "" if series else "the features hold no encoder's array, only connectivity"
-    why_c = "" if connectivity else "the features hold no connectivity"
-    whole = "all there is: the model itself"
+    letters = by_letter(names)
+    model = Contestant(
+        "model", f"{HEAD_TEXTS[setup.head]}, {' + '.join(letters)}", "model", LEARNERS[setup.head](cohort, names, setup)
+    )
     return [
-        Contestant("model", _model_text(setup.head, series, connectivity), "model", build(True, head, names)),  # noqa: FBT003
-        Contestant(
-            "t_only", "time series only (T)", "ablation", build(both, head, series), why_t or ("" if both else whole)
-        ),
-        Contestant(
-            "c_only",
-            "connectivity only (C)" + (", which is FC + linear" if linear else ""),
-            "ablation",
-            build(both, head, connectivity),
-            why_c or ("" if both else whole),
-        ),
-        Contestant(
-            "random_encoder",
-            "the model with an encoder of random weights",
-            "baseline",
-            build(ready, head, (*untrained, *connectivity)),
-            why_t or ("" if ready else "needs the encoder's shape (--encoder-weights) and the parcel series"),
-        ),
-        Contestant(
-            "fc_linear",
-            "connectivity, linear (FC + linear)",
-            "baseline",
-            build(bool(connectivity) and not linear, _linear, connectivity),
-            why_c or ("the same as c_only" if both else whole if linear else ""),
-        ),
+        model,
+        *_ablations(cohort, setup, letters),
+        _random_encoder(cohort, setup, letters),
+        _fc_linear(cohort, setup, letters),
         _amplitude(cohort, setup),
         *_trivial(cohort, setup),
     ]
 
 
-def _model_text(head: str, series: tuple[str, ...], connectivity: tuple[str, ...]) -> str:
-    parts = " + ".join([*(["T"] if series else []), *(["C"] if connectivity else [])])
-    return f"{HEAD_TEXTS[head]}, {parts}"
+def _ablations(cohort: Cohort, setup: Setup, letters: Mapping[str, tuple[str, ...]]) -> Iterator[Contestant]:
+    """Yield what the model reads one by one and, where that is more than two things, by pairs.
+
+    T and C, FMM_TC's own, always have their line; V has one where the model reads volumes.
+    """
+    shown = [letter for letter in LETTERS if letter in letters or letter in "TC"]
+    parts = [(letter,) for letter in shown] + ([*combinations(letters, 2)] if len(letters) > 2 else [])
+    for part in parts:
+        words, sum_of = " and ".join(LETTERS[letter] for letter in part), " + ".join(part)
+        linear = ", which is FC + linear" if part == ("C",) and setup.head == "linear" else ""
+        lacking = [letter for letter in part if letter not in letters]
+        reason = _absent(lacking[0], letters) if lacking else ("" if len(letters) > 1 else _WHOLE)
+        blocks = tuple(name for letter in part for name in letters.get(letter, ()))
+        yield Contestant(
+            f"{''.join(part).lower()}_only",
+            f"{words} only ({sum_of}){linear}",
+            "ablation",
+            None if reason else LEARNERS[setup.head](cohort, blocks, setup),
+            reason,
+        )
+
+
+_WHOLE = "all there is: the model itself"
+
+
+def _absent(letter: str, letters: Mapping[str, tuple[str, ...]]) -> str:
+    """Say that features lack what an ablation would keep."""
+    if set(letters) == {"C"}:
+        return "the features hold no encoder's array, only connectivity"
+    return f"the features hold no {'encoder of ' if letter != 'C' else ''}{LETTERS[letter]}"
+
+
+def _random_encoder(cohort: Cohort, setup: Setup, letters: Mapping[str, tuple[str, ...]]) -> Contestant:
+    """Return the model with every encoder's vectors replaced by those of a network that was never trained."""
+    encoders = tuple(name for letter, those in letters.items() if letter != "C" for name in those)
+    untrained = tuple(name + RANDOM for name in encoders)
+    reason = "" if encoders else _absent("T", letters)
+    if not reason and not set(untrained) <= set(cohort.arrays):
+        need = "the parcel series" if set(letters) <= {"T", "C"} else "what the encoder reads (parcel series, images)"
+        reason = f"needs the encoder's shape (--encoder-weights) and {need}"
+    blocks = (*untrained, *letters.get("C", ()))
+    return Contestant(
+        "random_encoder",
+        "the model with an encoder of random weights",
+        "baseline",
+        None if reason else LEARNERS[setup.head](cohort, blocks, setup),
+        reason,
+    )
+
+
+def _fc_linear(cohort: Cohort, setup: Setup, letters: Mapping[str, tuple[str, ...]]) -> Contestant:
+    """Return connectivity under the linear head, where no ablation is that."""
+    linear, connectivity = setup.head == "linear", letters.get("C", ())
+    if not connectivity:
+        reason = "the features hold no connectivity"
+    elif linear:
+        reason = "the same as c_only" if len(letters) > 1 else _WHOLE
+    else:
+        reason = ""
+    learner = None if reason else _linear(cohort, connectivity, setup)
+    return Contestant("fc_linear", "connectivity, linear (FC + linear)", "baseline", learner, reason)
 
 
 def _amplitude(cohort: Cohort, setup: Setup) -> Contestant:

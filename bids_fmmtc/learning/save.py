@@ -76,7 +76,7 @@ def save_bundle(  # noqa: PLR0913  (a bundle has that many parts)
     encoders
         Modality -> folder of its encoder, or a reference to one that is not at hand.
     include_encoders
-        Copy the encoders in. Only where their licence allows it: BrainLM's (CC BY-NC-ND 4.0) does not.
+        Copy the encoders in. Only where their licence allows it (`modalities.about.About.licence`).
     tangent
         Reference fitted on the training data; needed for connectivity of kind ``tangent``.
     novelty

@@ -6,8 +6,10 @@ verdict like any other.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from bids_fmmtc.modalities.about import LETTERS
 
 PRIMARY = {"classification": "auroc_within", "regression": "r_within"}
 """The measure that verdicts rest on, of people judged by the same model.
@@ -193,18 +195,30 @@ def _without_encoder(evaluation: Mapping[str, Any], metric: str) -> list[str]:
 
 
 def _modalities(evaluation: Mapping[str, Any], metric: str) -> list[str]:
-    t, c = _metric(evaluation, "t_only", metric), _metric(evaluation, "c_only", metric)
-    if t is None or c is None:
+    """Say which of the things that the model reads predict by themselves, and which are not shown to."""
+    alone = {letter: _metric(evaluation, f"{letter.lower()}_only", metric) for letter in LETTERS}
+    found = {letter: estimate for letter, estimate in alone.items() if estimate is not None}
+    if len(found) < 2:
         return []
-    facts = f"T alone {shown(metric, t)}; C alone {shown(metric, c)}"
-    chance = CHANCE[metric]
-    if better(t, chance) and better(c, chance):
-        return [f"Time series and connectivity each predict the outcome on their own ({facts})."]
-    if better(t, chance):
-        return [f"The time series predict the outcome on their own; connectivity alone is not shown to ({facts})."]
-    if better(c, chance):
-        return [f"Connectivity predicts the outcome on its own; time series alone are not shown to ({facts})."]
-    return [f"Neither modality alone is shown to be better than chance ({facts})."]
+    facts = "; ".join(f"{letter} alone {shown(metric, estimate)}" for letter, estimate in found.items())
+    good = [LETTERS[letter] for letter, estimate in found.items() if better(estimate, CHANCE[metric])]
+    rest = [LETTERS[letter] for letter in found if LETTERS[letter] not in good]
+    if not good:
+        none = "Neither modality" if len(found) == 2 else "No modality"
+        return [f"{none} alone is shown to be better than chance ({facts})."]
+    if not rest:
+        return [f"{_joined(good).capitalize()} each predict the outcome on their own ({facts})."]
+    does = f"{_joined(good).capitalize()} predict{_s(good)} the outcome on {'its' if _s(good) else 'their'} own"
+    return [f"{does}; {_joined(rest)} alone {'is' if _s(rest) else 'are'} not shown to ({facts})."]
+
+
+def _joined(words: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _s(words: Sequence[str]) -> str:
+    """Return the verb's ending: of what a model reads, connectivity alone is one thing."""
+    return "s" if list(words) == [LETTERS["C"]] else ""
 
 
 def _sites(evaluation: Mapping[str, Any], metric: str) -> list[str]:

@@ -6,12 +6,13 @@ are imported only when a recipe names them, so that a run pays for the encoders 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
 
 from bids_fmmtc.errors import RecipeError
+from bids_fmmtc.modalities.about import LETTERS, About
 from bids_fmmtc.recipe import ModalitySpec, Recipe
 from bids_fmmtc.types import ClipForm, Float32, Int32, Windowed
 
@@ -33,6 +34,8 @@ class Entry(NamedTuple):
         parcel series. Its module must not import torch either.
     centres
         Whether it needs to know where parcels lie.
+    about
+        ``module:NAME`` of its `About`, in a module that must not import torch; None: only what it reads is said.
     """
 
     path: str
@@ -40,6 +43,7 @@ class Entry(NamedTuple):
     check: str | None = None
     form: str | None = None
     centres: bool = False
+    about: str | None = None
 
 
 TABLE: dict[str, Entry] = {
@@ -48,14 +52,18 @@ TABLE: dict[str, Entry] = {
         pretrained=True,
         check="bids_fmmtc.modalities.brainlm_config:check_spec",
         centres=True,
+        about="bids_fmmtc.modalities.brainlm_config:ABOUT",
     ),
     "neurostorm": Entry(
         "bids_fmmtc.modalities.neurostorm_modality:NeuroStormModality",
         pretrained=True,
         check="bids_fmmtc.modalities.neurostorm_config:check_spec",
         form="bids_fmmtc.modalities.neurostorm_config:form_of",
+        about="bids_fmmtc.modalities.neurostorm_config:ABOUT",
     ),
-    "fc": Entry("bids_fmmtc.modalities.connectivity:ConnectivityModality"),
+    "fc": Entry(
+        "bids_fmmtc.modalities.connectivity:ConnectivityModality", about="bids_fmmtc.modalities.connectivity:ABOUT"
+    ),
 }
 
 
@@ -91,6 +99,36 @@ class Modality(Protocol):
         ...
 
 
+@runtime_checkable
+class Encoder(Protocol):
+    """A modality that is a frozen network: what a baseline and a sanity check need of it beside `Modality`."""
+
+    name: str
+    weights_sha256: str | None
+
+    def untrained(self, seed: int) -> Self:
+        """Return an encoder of the same shape with the weights it has before any training."""
+        ...
+
+    def compute(self, source: Any, windows: Int32) -> Float32:
+        """As `Modality.compute`."""
+        ...
+
+
+@runtime_checkable
+class Differentiable(Encoder, Protocol):
+    """An encoder whose vectors can be attributed to what it reads.
+
+    ``vectors`` takes torch tensors with a first axis of windows, and gradients reach them where they are on: of an
+    encoder of parcel series scaled frames [B,R,L] and the parcels' centres [B,R,3], of one of volumes clips
+    [B,T,X,Y,Z]; it returns [B,H].
+    """
+
+    def vectors(self, *inputs: Any) -> Any:
+        """Return the vectors [B,H]."""
+        ...
+
+
 def pretrained() -> tuple[str, ...]:
     """Return the names of the modalities that need a folder of pretrained weights."""
     return tuple(name for name, entry in TABLE.items() if entry.pretrained)
@@ -119,6 +157,27 @@ def clip_forms(recipe: Recipe, weights: Mapping[str, Path]) -> tuple[ClipForm, .
         found = _found(str(_entry(name).form))(weights[name])
         forms += [] if found in forms else [found]
     return tuple(forms)
+
+
+def about(name: str) -> About:
+    """Return what is said of a modality; one that this version does not know is taken to read parcel series."""
+    entry = TABLE.get(name)
+    if entry is not None and entry.about is not None:
+        found: About = _found(entry.about)
+        return found
+    return About("T" if entry is None or entry.form is None else "V")
+
+
+def by_letter(names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Return modalities by what they read, letter -> names, in the order of `LETTERS`; letters of nobody are absent."""
+    letters = {name: about(name).letter for name in names}
+    found = {letter: tuple(name for name in names if letters[name] == letter) for letter in LETTERS}
+    return {letter: those for letter, those in found.items() if those}
+
+
+def encoder_references(recipe: Recipe) -> tuple[str, ...]:
+    """Return the works that describe a recipe's pretrained encoders, in its order."""
+    return tuple(text for spec in recipe.modalities if (text := about(spec.name).reference))
 
 
 def check_spec(spec: ModalitySpec, recipe: Recipe, weights: Path | None = None) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_fmmtc.errors import MissingInputError, RecipeError, UnreadableError, WeightsError
+from bids_fmmtc.modalities.about import About
 from bids_fmmtc.modalities.token_order import TokenOrder
 from bids_fmmtc.modalities.weights import weights_file
 from bids_fmmtc.reading import read_json
@@ -17,6 +18,14 @@ from bids_fmmtc.recipe import ModalitySpec, Recipe
 
 FETCH = "Fetch the weights with: bids_fmmtc-fetch brainlm."
 OTHER = "Only BrainLM's time-series checkpoints fit (checkpoint-1400, old_13M), not the vitmae_* ones."
+
+ABOUT = About(
+    "T",
+    "BrainLM",
+    "Ortega Caro et al. 2024",
+    "Ortega Caro et al., BrainLM: a foundation model for brain activity recordings, ICLR 2024.",
+    "BrainLM's licence (CC BY-NC-ND 4.0) forbids passing its weights on, so each user fetches them",
+)
 
 
 @dataclass(frozen=True, slots=True)

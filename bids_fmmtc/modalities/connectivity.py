@@ -18,12 +18,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bids_fmmtc.errors import DataError, RecipeError
+from bids_fmmtc.modalities.about import About
 from bids_fmmtc.pooling import about_all
 from bids_fmmtc.recipe import Connectivity, ConnectivityKind, ModalitySpec, Recipe
 from bids_fmmtc.types import Float32, Int32, Windowed
 
 Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
+
+ABOUT = About("C")
 
 FISHER_LIMIT = 1 - 1e-7
 """Correlations are clipped to this size before arctanh, so that Fisher z never exceeds 8.41."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_fmmtc.errors import RecipeError, UnreadableError, WeightsError
+from bids_fmmtc.modalities.about import About
 from bids_fmmtc.modalities.weights import weights_file
 from bids_fmmtc.reading import read_json
 from bids_fmmtc.recipe import ModalitySpec, Recipe
@@ -16,6 +17,15 @@ from bids_fmmtc.types import ClipForm
 
 FETCH = "Fetch the weights with: bids_fmmtc-fetch neurostorm."
 MODEL_TYPE = "neurostorm"
+
+ABOUT = About(
+    "V",
+    "NeuroSTORM",
+    "Wang et al. 2026",
+    "Wang et al., Towards a general-purpose foundation model for fMRI analysis, Nature Biomedical Engineering 2026, "
+    "doi:10.1038/s41551-026-01666-y.",
+    "NeuroSTORM's weights are large, so each user fetches or converts them once",
+)
 
 CLIP_FRAMES = 20
 """Frames of a clip as the published encoder saw them; a model holds as many time embeddings."""

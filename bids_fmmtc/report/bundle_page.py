@@ -15,7 +15,7 @@ from bids_fmmtc.report.figure import Figure
 from bids_fmmtc.report.forest_figure import ForestRow, forest, interval_text
 from bids_fmmtc.report.page import render
 from bids_fmmtc.report.sheet import attempt, plain
-from bids_fmmtc.report.words import REFERENCE_WORDS
+from bids_fmmtc.report.words import REFERENCE_WORDS, is_embedding, reference_words
 
 DEEPEST = 6
 SECTIONS = {
@@ -162,7 +162,9 @@ def reference_rows(reference: Mapping[str, Any]) -> list[dict[str, str]]:
         values = own.get("values")
         rows.append(
             {
-                "name": f"{name} ({REFERENCE_WORDS[name]})" if name in REFERENCE_WORDS else str(name),
+                "name": f"{name} ({reference_words(name)})"
+                if name in REFERENCE_WORDS or is_embedding(name)
+                else str(name),
                 "low": plain(number_of(own.get("low"))),
                 "high": plain(number_of(own.get("high"))),
                 "values": ", ".join(map(str, values)) if isinstance(values, list) else plain(None),

@@ -10,6 +10,7 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from bids_fmmtc.modalities import TABLE, about
 from bids_fmmtc.report.analysis_curves import Float64
 from bids_fmmtc.report.analysis_facts import number_of
 from bids_fmmtc.report.figure import BLUE, INK, MUTED, ORANGE, PAPER, PURPLE, Figure, finish
@@ -19,7 +20,6 @@ from bids_fmmtc.report.sheet import key_below, plain, room, sheet, short
 
 N_SLICES, _ACROSS = 6, 3
 MOST_VOXELS = 20_000_000
-_INPUTS = {"brainlm": "time series (brainlm)", "fc": "connectivity (fc)"}
 _MAPS = {
     "mean": "mean attribution over people",
     "between": "share of the differences between people that comes through each parcel",
@@ -29,7 +29,7 @@ Columns = list[tuple[str, str, str]]
 
 def input_words(name: str) -> str:
     """Return a modality's name with what it is."""
-    return _INPUTS.get(name, name)
+    return f"{about(name).reads} ({name})" if name in TABLE else name
 
 
 def read_map(path: Path) -> tuple[Float64, Float64] | None:

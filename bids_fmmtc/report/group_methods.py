@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from bids_fmmtc.modalities import about
 from bids_fmmtc.report.analysis_facts import METRIC_WORDS, Analysis, mapping, mappings, texts
 from bids_fmmtc.report.references import references
 from bids_fmmtc.report.sheet import plain
@@ -39,9 +40,11 @@ def _features(evaluation: Mapping[str, Any], cited: list[str]) -> Iterator[str]:
         length, stride = plain(windows.get("length")), plain(windows.get("stride"))
         yield f"Series were cut into windows of {length} frames, one every {stride} frames."
     names = [str(each.get("name")) for each in mappings(recipe.get("modalities"))]
-    if "brainlm" in names:
-        cited.append("brainlm")
-        yield "The frozen encoder BrainLM (Ortega Caro et al. 2024) summed up each window in one vector."
+    for name, what in ((name, about(name)) for name in names):
+        if what.encoder:
+            cited.append(name)
+            name_of = f"{what.encoder} ({what.cite})"
+            yield f"The frozen encoder {name_of} summed up the {what.reads} of each window in one vector."
     if "fc" in names:
         connectivity = mapping(recipe.get("connectivity"))
         kind, fisher = str(connectivity.get("kind")), " (Fisher z)" if connectivity.get("fisher_z") is True else ""

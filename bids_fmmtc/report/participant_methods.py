@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from bids_fmmtc.modalities import about
 from bids_fmmtc.report.participant_facts import ParticipantFacts
 from bids_fmmtc.report.references import references
 from bids_fmmtc.report.sheet import plain
@@ -89,9 +90,11 @@ def _windows(recipe: Mapping[str, Any], cited: list[str]) -> Iterator[str]:
     length, stride = plain(windows.get("length")), plain(windows.get("stride"))
     yield f"They were cut into windows of {length} frames, one every {stride}."
     names = [str(m.get("name")) for m in recipe.get("modalities", []) if isinstance(m, dict)]
-    if "brainlm" in names:
-        cited.append("brainlm")
-        yield "Each window was encoded by the frozen foundation model BrainLM (Ortega Caro et al. 2024)."
+    for name, what in ((name, about(name)) for name in names):
+        if what.encoder:
+            cited.append(name)
+            name_of = f"{what.encoder} ({what.cite})"
+            yield f"The {what.reads} of each window were encoded by the frozen foundation model {name_of}."
     kind = str(recipe.get("connectivity", {}).get("kind"))
     if "fc" in names:
         if kind == "tangent":

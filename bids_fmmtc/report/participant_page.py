@@ -19,7 +19,7 @@ from bids_fmmtc.report.recording_figures import (
     timeline_figure,
 )
 from bids_fmmtc.report.sheet import attempt, counted, plain
-from bids_fmmtc.report.words import REFERENCE_WORDS, flag_words, left_out_words, listed, serious
+from bids_fmmtc.report.words import flag_words, is_embedding, left_out_words, listed, reference_words, serious
 
 PIXELS_OF_ALL = 4 * MOST_PIXELS
 """What the recordings of a page share: four in full, more of them coarser."""
@@ -163,7 +163,7 @@ def _reference(session: SessionFacts) -> list[dict[str, Any]]:
         values = entry.get("found", [])
         if "values" in entry:
             seen = listed([str(v) for v in entry["values"]])
-        elif name.startswith("embedding_"):
+        elif is_embedding(name):
             seen = f"up to {plain(entry.get('high'))} (distance; 1 is the limit)"
         else:
             ends = [f"{word} {plain(entry[end])}" for end, word in (("low", "from"), ("high", "to")) if end in entry]
@@ -172,7 +172,7 @@ def _reference(session: SessionFacts) -> list[dict[str, Any]]:
         unknown = f"unknown:{name}" in session.flags
         rows.append(
             {
-                "what": REFERENCE_WORDS.get(name, name.replace("_", " ")),
+                "what": reference_words(name),
                 "found": listed([plain(v) for v in dict.fromkeys(values)]),
                 "seen": seen,
                 "inside": "no" if outside else "not known" if unknown else "yes",

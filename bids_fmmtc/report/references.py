@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from bids_fmmtc.dataset.describe import PAPER
+from bids_fmmtc.modalities import about
 
 REFERENCES: Mapping[str, str] = {
     "fmmtc": f"{PAPER}.",
-    "brainlm": "Ortega Caro et al., BrainLM: a foundation model for brain activity recordings, ICLR 2024.",
     "nadeau": "Nadeau and Bengio, Inference for the generalization error, Machine Learning 2003, 52:239-281.",
     "sklearn": "Pedregosa et al., Scikit-learn: machine learning in Python, JMLR 2011, 12:2825-2830.",
     "vovk": "Vovk, Gammerman and Shafer, Algorithmic Learning in a Random World, Springer 2005.",
@@ -29,6 +29,12 @@ REFERENCES: Mapping[str, str] = {
 
 
 def references(cited: Iterable[str]) -> str:
-    """Return the works cited as a list under its heading, each once, in the order they were first cited."""
-    lines = "\n".join(f"- {REFERENCES[name]}" for name in dict.fromkeys(cited))
-    return f"References\n{lines}"
+    """Return the works cited as a list under its heading, each once, in the order they were first cited.
+
+    Parameters
+    ----------
+    cited
+        Keys of `REFERENCES`, or modalities, whose encoder is cited.
+    """
+    works = [REFERENCES.get(name) or about(name).reference for name in dict.fromkeys(cited)]
+    return "\n".join(["References", *(f"- {work}" for work in works)])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from bids_fmmtc.modalities import about
+
 FLAG_WORDS: Mapping[str, str] = {
     "high_motion": "The head moved a great deal (mean framewise displacement above 0.5 mm).",
     "motion_unknown": "How much the head moved is not known.",
@@ -33,8 +35,6 @@ REFERENCE_WORDS: Mapping[str, str] = {
     "mean_coverage": "mean coverage of parcels",
     "tsnr": "temporal signal-to-noise ratio",
     "placement": "how the atlas came to the image",
-    "embedding_brainlm": "embedding of the time series",
-    "embedding_fc": "connectivity",
 }
 PREFIX_WORDS: Mapping[str, str] = {
     "outside_reference": "Outside what the model saw in training: {}. The probability is not to be relied on.",
@@ -43,11 +43,26 @@ PREFIX_WORDS: Mapping[str, str] = {
 }
 
 
+_EMBEDDING = "embedding_"
+
+
+def is_embedding(name: str) -> bool:
+    """Tell whether what a model compares with its training is a modality's vector, by its distance."""
+    return name.startswith(_EMBEDDING)
+
+
+def reference_words(name: str) -> str:
+    """Return what a model compares with its training, in words: a number of the recording, or a modality's vector."""
+    if is_embedding(name):
+        return about(name.removeprefix(_EMBEDDING)).embedding
+    return REFERENCE_WORDS.get(name, name.replace("_", " "))
+
+
 def flag_words(flag: str) -> str:
     """Return a flag as a sentence; one without words is named as it is."""
     prefix, _, rest = flag.partition(":")
     if prefix in PREFIX_WORDS and rest:
-        word = rest if prefix == "run_failed" else REFERENCE_WORDS.get(rest, rest.replace("_", " "))
+        word = rest if prefix == "run_failed" else reference_words(rest)
         return PREFIX_WORDS[prefix].format(word)
     return FLAG_WORDS.get(flag, f"Flag {flag}.")
 

@@ -82,8 +82,8 @@ def test_what_is_beaten_and_what_is_not():
 @pytest.mark.parametrize(
     ("t", "c", "says"),
     [
-        (GOOD, CHANCE, "The time series predict the outcome on their own"),
-        (CHANCE, GOOD, "Connectivity predicts the outcome on its own"),
+        (GOOD, CHANCE, "Time series predict the outcome on their own; connectivity alone is not shown to"),
+        (CHANCE, GOOD, "Connectivity predicts the outcome on its own; time series alone are not shown to"),
         (GOOD, GOOD, "each predict the outcome"),
         (CHANCE, CHANCE, "Neither modality alone"),
     ],

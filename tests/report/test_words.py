@@ -4,7 +4,16 @@ import pytest
 
 from bids_fmmtc.learning.calibrate import EMBEDDING
 from bids_fmmtc.learning.decide import RANGES, WORDS
-from bids_fmmtc.report.words import FLAG_WORDS, REFERENCE_WORDS, flag_words, listed, serious
+from bids_fmmtc.modalities import TABLE, about
+from bids_fmmtc.report.words import (
+    FLAG_WORDS,
+    REFERENCE_WORDS,
+    flag_words,
+    is_embedding,
+    listed,
+    reference_words,
+    serious,
+)
 from bids_fmmtc.signals.quality import FLAGS
 
 
@@ -14,7 +23,12 @@ def test_every_flag_of_a_recording_has_words():
 
 
 def test_every_entry_of_the_reference_has_words():
-    assert set(RANGES) | set(WORDS) | {f"{EMBEDDING}brainlm", f"{EMBEDDING}fc"} == set(REFERENCE_WORDS)
+    assert set(RANGES) | set(WORDS) == set(REFERENCE_WORDS)
+    assert not any(is_embedding(name) for name in REFERENCE_WORDS)
+    for name in TABLE:
+        assert is_embedding(f"{EMBEDDING}{name}")
+        assert reference_words(f"{EMBEDDING}{name}") == about(name).embedding
+    assert len({reference_words(f"{EMBEDDING}{name}") for name in TABLE}) == len(TABLE)
 
 
 @pytest.mark.parametrize(
