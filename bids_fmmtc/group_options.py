@@ -91,6 +91,13 @@ def _add_results(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--explain", nargs="+", action="extend", default=[], metavar="LABEL", help="participants to explain one by one"
     )
+    group.add_argument(
+        "--explain-volumes",
+        type=_whole(0),
+        default=0,
+        metavar="N",
+        help="people of the group to explain down to voxels, minutes to hours each; default: those of --explain",
+    )
     group.add_argument("--no-explanation", action="store_true", help="leave attributions out")
     group.add_argument("--power", type=_share, default=0.8, metavar="P", help="of the planned trial; default: 0.8")
     group.add_argument("--alpha", type=_share, default=0.05, metavar="P", help="two-sided; default: 0.05")
@@ -139,6 +146,7 @@ def group_settings(options: argparse.Namespace) -> GroupSettings:
         label=options.analysis_label,
         error_rate=options.error_rate,
         explain=tuple(w.removeprefix("sub-") for word in options.explain for w in word.split(",") if w),
+        explain_volumes=options.explain_volumes,
         explanation=not options.no_explanation,
         power=options.power,
         alpha=options.alpha,
@@ -168,6 +176,7 @@ def _check(chosen: GroupSettings) -> None:
         "--external": chosen.external,
         "--reference-protocol": chosen.reference_protocol,
         "--explain": chosen.explain,
+        "--explain-volumes": chosen.explain_volumes,
     }
     for option, value in needs_outcome.items():
         if value and chosen.outcome is None:

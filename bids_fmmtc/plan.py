@@ -349,13 +349,20 @@ def _resolve_warp(recipe: Recipe, atlas: Atlas, settings: Settings) -> tuple[Rec
     space = recipe.space
     if space.on_mismatch != "warp":
         return recipe, None
-    transform = None if space.warp == "packaged" else find_resource("transform", settings.resources)
+    transform = transform_of(recipe, settings)
     if space.warp == "auto":
         chosen: Any = "packaged" if transform is None else "templateflow"
         space = replace(space, warp=chosen)
     for other in usable_spaces(atlas.space)[1:]:
         place(other, atlas.space, space, transform)  # raises now what every recording would raise later
     return replace(recipe, space=space), transform
+
+
+def transform_of(recipe: Recipe, settings: Settings) -> Path | None:
+    """Return TemplateFlow's transform where a recipe may use it and it is on this machine."""
+    if recipe.space.on_mismatch != "warp" or recipe.space.warp == "packaged":
+        return None
+    return find_resource("transform", settings.resources)
 
 
 def _resolve_weights(recipe: Recipe, bundle: ModelBundle | None, settings: Settings) -> tuple[Recipe, dict[str, Path]]:

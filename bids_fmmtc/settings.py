@@ -42,6 +42,7 @@ class GroupSettings:
     label: str | None = None
     error_rate: float = 0.1
     explain: tuple[str, ...] = ()
+    explain_volumes: int = 0
     explanation: bool = True
     power: float = 0.8
     alpha: float = 0.05

@@ -94,7 +94,7 @@ VALUES = {
     "non_responder": ["partial", "0"],
 }  # fmt: skip
 NEED_OUTCOME = ("responder_if", "arm_column", "site_column", "covariates", "family_column", "external", "explain",
-                "reference_protocol", "missing_code")  # fmt: skip
+                "explain_volumes", "reference_protocol", "missing_code")  # fmt: skip
 BESIDE = {
     "repetition_time": {"timeseries": "/series"},
     **{name: {"outcome": "y"} for name in NEED_OUTCOME},

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import logging
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +19,34 @@ from bids_fmmtc.group.results import ATTRIBUTION, described, plain, write_descri
 from bids_fmmtc.group.scans import Scans, sample, scans_of
 from bids_fmmtc.group.study import Study, load_other
 from bids_fmmtc.learning import attribution_tables as tables
-from bids_fmmtc.learning.attribution import Attribution, GroupAttribution, group_attribution
+from bids_fmmtc.learning.attribution import VOLUMES, Attribution, GroupAttribution, group_attribution
 from bids_fmmtc.learning.attribution_checks import COMPARISON_COLUMNS, SANITY_COLUMNS, compare, sanity_check
 from bids_fmmtc.learning.evaluate import Final
-from bids_fmmtc.learning.explain import Explainer, SeriesPath, mean_features
+from bids_fmmtc.learning.explain import Explainer, mean_features
+from bids_fmmtc.learning.paths import InputPath, SeriesPath, VolumePath, seconds_a_clip
 from bids_fmmtc.learning.predict import filled_head
-from bids_fmmtc.modalities.brainlm import BrainLMModality
+from bids_fmmtc.modalities import Differentiable, Encoder, OfVolumes
 from bids_fmmtc.settings import Settings
 from bids_fmmtc.types import Atlas, Cohort
 
 log = logging.getLogger("bids_fmmtc")
 
 THROUGH_ENCODER = 20
-"""People of a group whose series are explained through the encoder: about a CPU minute each with 424 parcels."""
+"""People of a group who are explained through encoders: through series about a CPU minute each with 424 parcels."""
 WINDOWS = 1  # of each of them
 RANDOM_HEADS = 3
 CLASSES = ("non-responder", "responder")
 
 
-def explain(study: Study, final: Final, encoder: BrainLMModality | None, settings: Settings) -> dict[str, Any]:
+def explain(study: Study, final: Final, encoders: Sequence[Encoder], settings: Settings) -> dict[str, Any]:
     """Explain the final model on its cohort, on people asked for, and on other cohorts; write tables and maps.
+
+    Parameters
+    ----------
+    encoders
+        Those at hand: parcels and voxels are reached through them. One that is not leaves its vector an input of its
+        own. Through volumes a person costs minutes to hours, so of a group only those people who are asked for
+        (``--explain``, ``--explain-volumes``) are explained so.
 
     Returns
     -------
@@ -48,34 +58,73 @@ def explain(study: Study, final: Final, encoder: BrainLMModality | None, setting
     FmmtcError
         People asked for who are not there, or features that do not fit.
     """
-    scans = scans_of(study.features)
-    explainer = _explainer(study, final, encoder, scans.atlas)
+    scans = scans_of(study.features, settings)
     cohort = study.cohort
     asked = asked_rows(cohort, settings.group.explain)
-    rows = sample(cohort, THROUGH_ENCODER, settings.seed) if explainer.path is not None else list(range(len(cohort)))
+    down = sample(cohort, most, settings.seed) if (most := settings.group.explain_volumes) else []
+    own = _explainer(study, final, _paths(study, final, encoders, scans, [cohort.keys[i] for i in {*asked, *down}]))
+    explainer = own if down else replace(own, paths=tuple(path for path in own.paths if path.map != VOLUMES))
+    if any(path.map == VOLUMES for path in explainer.paths):
+        rows = down
+    else:
+        rows = sample(cohort, THROUGH_ENCODER, settings.seed) if explainer.paths else list(range(len(cohort)))
+    _say_cost(study, explainer, scans, rows, WINDOWS)
     people = _attributed(study, explainer, cohort, scans, rows, "explain")
     group = group_attribution(people, _classes(cohort, rows), seed=settings.seed)
     folder = study.folder / ATTRIBUTION
     _write_group(folder, group, scans.atlas)
     found = {"status": "ok", "of": len(cohort), **_facts(group, scans.atlas)}
-    found["windows_each"] = WINDOWS if explainer.path is not None else None
-    found["encoder"] = explainer.path is not None
+    found["windows_each"] = WINDOWS if explainer.paths else None
+    found["encoder"] = bool(explainer.paths)
+    found["through"] = sorted(explainer.through)
     found["sanity"] = _sanity(study, explainer, scans, rows, group, folder)
+    _say_cost(study, own, scans, asked, None)
     for row in asked:
-        _write_person(folder, _person(explainer, cohort, scans, row), scans.atlas)
+        _write_person(folder, _person(own, cohort, scans, row), scans.atlas)
     found["participants"] = [cohort.keys[row] for row in asked]
     found["compared"] = _others(study, explainer, group, settings)
     return found
 
 
-def _explainer(study: Study, final: Final, encoder: BrainLMModality | None, atlas: Atlas) -> Explainer:
+def _explainer(study: Study, final: Final, paths: tuple[InputPath, ...]) -> Explainer:
     parts = final.fitted.head()
     head = filled_head(parts.spec, parts.shapes, dict(parts.state)).to(study.setup.device)
     baselines = mean_features({name: study.cohort.arrays[name] for name in parts.shapes}, parts.tangent)
-    path = None
-    if encoder is not None and encoder.name in parts.shapes and np.isfinite(atlas.xyz).all():
-        path = SeriesPath(encoder, atlas.xyz, study.recipe.scaling)
-    return Explainer(head, baselines, parts.tangent, path)
+    return Explainer(head, baselines, parts.tangent, paths)
+
+
+def _paths(
+    study: Study, final: Final, encoders: Sequence[Encoder], scans: Scans, deep: Sequence[str]
+) -> tuple[InputPath, ...]:
+    """Return the ways through encoders that the model reads; through volumes where images of ``deep`` are at hand."""
+    atlas = scans.atlas
+    found: list[InputPath] = []
+    for encoder in encoders:
+        if encoder.name not in final.fitted.head().shapes or not isinstance(encoder, Differentiable):
+            continue
+        if isinstance(encoder, OfVolumes):
+            if lacking := scans.lacking(encoder, deep):
+                log.warning("%s is explained as one input, without voxels: %s", encoder.name, lacking)
+            elif deep:
+                found.append(VolumePath(encoder, len(atlas.names)))
+        elif np.isfinite(atlas.xyz).all():
+            found.append(SeriesPath(encoder, atlas.xyz, study.recipe.scaling))
+    return tuple(found)
+
+
+def _say_cost(study: Study, explainer: Explainer, scans: Scans, rows: Sequence[int], most: int | None) -> None:
+    """Say how long attributions through volumes will take, before they begin: one clip, there and back, is timed."""
+    for path in explainer.paths:
+        if not isinstance(path.encoder, OfVolumes) or not rows:
+            continue
+        window = scans.clips(study.cohort.keys[rows[0]], path.encoder, 1)[0]
+        windows = [min(len(study.cohort.arrays[path.encoder.name][row]), most or sys.maxsize) for row in rows]
+        seconds = seconds_a_clip(path, window, study.setup.device)
+        clips = len(window.clips) * sum(windows)
+        study.setup.say(
+            f"through {path.encoder.name}: {len(rows)} people, {clips} clips at {explainer.steps} points and more, "
+            f"about {clips * explainer.steps * seconds / 60:.0f} minutes at {seconds:.1f} s a clip"
+        )
 
 
 def asked_rows(cohort: Cohort, labels: Sequence[str]) -> list[int]:
@@ -101,7 +150,7 @@ def _attributed(
     done = []
     for i, row in enumerate(rows):
         done.append(_person(explainer, cohort, scans, row, WINDOWS, keep_time=False))
-        if explainer.path is not None and ((i + 1) % 5 == 0 or i + 1 == len(rows)):
+        if explainer.paths and ((i + 1) % 5 == 0 or i + 1 == len(rows)):
             study.setup.say(f"{name}: {i + 1} of {len(rows)}")
     return done
 
@@ -109,11 +158,10 @@ def _attributed(
 def _person(
     explainer: Explainer, cohort: Cohort, scans: Scans, row: int, most: int | None = None, *, keep_time: bool = True
 ) -> Attribution:
-    through = explainer.path is not None
-    limit = most if through else None
+    limit = most if explainer.paths else None
     arrays = {name: cohort.arrays[name][row][:limit] for name in explainer.baselines}
-    series = scans.windows(cohort.keys[row], limit) if through else None
-    return explainer.explain(cohort.keys[row], arrays, series, keep_time=keep_time and through)
+    inputs = {name: scans.inputs(cohort.keys[row], path.encoder, limit) for name, path in explainer.through.items()}
+    return explainer.explain(cohort.keys[row], arrays, inputs, keep_time=keep_time)
 
 
 def _facts(group: GroupAttribution, atlas: Atlas) -> dict[str, Any]:
@@ -134,10 +182,10 @@ def _sanity(
     study: Study, explainer: Explainer, scans: Scans, rows: Sequence[int], group: GroupAttribution, folder: Path
 ) -> dict[str, Any]:
     """Compare with heads of random weights (Adebayo et al. 2018): maps that look the same tell nothing of the model."""
-    heads = 1 if explainer.path is not None else RANDOM_HEADS
+    heads = 1 if explainer.paths else RANDOM_HEADS
     random = []
     for seed in range(heads):
-        other = explainer.randomised(seed, encoder=explainer.path is not None)
+        other = explainer.randomised(seed, encoder=bool(explainer.paths))
         people = _attributed(study, other, study.cohort, scans, rows, f"random model {seed + 1}")
         random.append(group_attribution(people, _classes(study.cohort, rows)))
     check = sanity_check(group, random)
@@ -152,8 +200,8 @@ def _others(study: Study, explainer: Explainer, group: GroupAttribution, setting
     found: dict[str, Any] = {}
     for name, folder, outcome in settings.group.external:
         try:
-            cohort, scans = load_other(settings, study, folder, outcome).cohort, scans_of((folder,))
-            rows = sample(cohort, THROUGH_ENCODER if explainer.path is not None else len(cohort), settings.seed)
+            cohort, scans = load_other(settings, study, folder, outcome).cohort, scans_of((folder,), settings)
+            rows = sample(cohort, THROUGH_ENCODER if explainer.paths else len(cohort), settings.seed)
             people = _attributed(study, explainer, cohort, scans, rows, name)
             other = group_attribution(people, _classes(cohort, rows), seed=settings.seed)
             table = compare(group, other)
@@ -182,7 +230,7 @@ def _write_group(folder: Path, group: GroupAttribution, atlas: Atlas) -> None:
     edges = tables.edge_rows(group, atlas) if "edges" in group.maps else []
     for name, text, columns, rows in (
         ("shares", "What each modality contributes", tables.SHARE_COLUMNS, tables.share_rows(group)),
-        ("parcels", "Attribution to parcels", {**tables.PARCEL_COLUMNS, **more}, parcels),
+        ("parcels", "Attribution to parcels", {**tables.parcel_columns(group), **more}, parcels),
         ("edges", "Top edges by attribution", {**tables.EDGE_COLUMNS, **more}, edges),
         ("networks", "Attribution summed to networks", tables.NETWORK_COLUMNS, tables.network_rows(group, atlas)),
     ):

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from bids_fmmtc.group.judging import Judged
     from bids_fmmtc.group.study import Study
     from bids_fmmtc.learning.evaluate import Final
-    from bids_fmmtc.modalities.brainlm import BrainLMModality
+    from bids_fmmtc.modalities import Encoder
 
 log = logging.getLogger("bids_fmmtc")
 
@@ -149,15 +149,15 @@ def _built(study: Study, folder: Path, settings: Settings) -> dict[str, Any]:
 
     place, study = str(study.folder), replace(study, folder=folder)
     results.write_exclusions(study)
-    encoder = scans.load_encoder(study, settings)
-    study = scans.with_amplitude(scans.with_random_encoder(study, encoder))
+    encoders = scans.load_encoders(study, settings)
+    study = scans.with_amplitude(scans.with_random_encoders(study, encoders, settings))
     judged = judging.judge_all(study)
     evaluation = judging.evaluation(study, judged, settings)
     results.write_comparison(study, evaluation["models"])
     results.write_predictions(study, judging.made(judged[0]))
     final = final_model(judging.learner_of(judged[0]), study.cohort, study.scheme.inner, "model")
     evaluation["final"] = {"setting": final.setting}
-    for name, part in _parts(study, judged, final, encoder, evaluation, settings).items():
+    for name, part in _parts(study, judged, final, encoders, evaluation, settings).items():
         found = _guarded(name, part)
         if "reason" in found:
             found["reason"] = found["reason"].replace(str(folder), place)  # where it is for a reader
@@ -171,7 +171,7 @@ def _parts(
     study: Study,
     judged: Sequence[Judged],
     final: Final,
-    encoder: BrainLMModality | None,
+    encoders: Sequence[Encoder],
     evaluation: Mapping[str, Any],
     settings: Settings,
 ) -> dict[str, Callable[[], Any]]:
@@ -200,7 +200,7 @@ def _parts(
         parts["reference_protocol"] = lambda: judging.published(study)
     parts |= {"bundle": bundle, "trial": trial}
     if settings.group.explanation:
-        parts["explanation"] = lambda: explaining.explain(study, final, encoder, settings)
+        parts["explanation"] = lambda: explaining.explain(study, final, encoders, settings)
     return parts
 
 

@@ -1,21 +1,24 @@
-"""The parcel series behind a cohort: re-opened from derivatives, for encoders that training never runs."""
+"""The scans behind a cohort, for encoders that training never runs: parcel series from derivatives, or the images."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bids_fmmtc.dataset.records import Record, common_recipe, gather
 from bids_fmmtc.dataset.scans import session_key
 from bids_fmmtc.errors import DataError, FmmtcError, MissingInputError
+from bids_fmmtc.group.images import Images, clip_windows
 from bids_fmmtc.group.study import Study
 from bids_fmmtc.learning.contestants import AMPLITUDE, RANDOM
-from bids_fmmtc.modalities import load_modality, pretrained
-from bids_fmmtc.modalities.brainlm import BrainLMModality
+from bids_fmmtc.learning.paths import ClipWindow
+from bids_fmmtc.modalities import Encoder, OfVolumes, about, load_modality, pretrained
 from bids_fmmtc.plan import weights_folder
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.recording import reopen
@@ -28,11 +31,12 @@ from bids_fmmtc.types import Atlas, Cohort, Float32
 log = logging.getLogger("bids_fmmtc")
 
 RANDOM_SEED = 1  # of the untrained encoder's weights
+TELL = 5.0  # seconds of the first session from which on it is said how long all will take
 
 
 @dataclass(frozen=True, slots=True)
 class Scans:
-    """Where the series of each session lie.
+    """Where the series of each session lie, and the images they came from.
 
     Parameters
     ----------
@@ -42,11 +46,14 @@ class Scans:
         Of each output dataset.
     atlas
         Parcellation, with or without a label image.
+    images
+        Opens what series came from; None where only series are wanted.
     """
 
     records: Mapping[str, Sequence[Record]]
     recipes: Mapping[Path, Recipe]
     atlas: Atlas
+    images: Images | None = None
 
     def windows(self, key: str, most: int | None = None) -> Float32:
         """Return (W, T, R) scaled windows of a session, lost parcels 0, as the encoder saw them; the first ``most``.
@@ -66,10 +73,49 @@ class Scans:
             raise DataError(f"session {key} has no parcel series.", "Run the participant level again.")
         return np.stack(found[:most])
 
-    def encoded(self, key: str, encoder: BrainLMModality) -> Float32:
-        """Return (W, H) vectors of all windows of a session by another encoder; raises as `windows`."""
-        opened = (reopen(r.path, self.recipes[r.root], self.atlas.xyz) for r in self.records[key])
-        return np.concatenate([encoder.compute(source, source.windows) for source in opened])
+    def clips(self, key: str, encoder: OfVolumes, most: int | None = None) -> list[ClipWindow]:
+        """Return the clips of each window of a session, in the order their windows are pooled; the first ``most``.
+
+        Raises
+        ------
+        DataError, MissingInputError
+            The images are gone, or are not those the features were made of.
+        """
+        found: list[ClipWindow] = []
+        for source in self._opened(key, encoder):
+            found += clip_windows(source, encoder.form, None if most is None else most - len(found))
+            if most is not None and len(found) >= most:
+                break
+        return found
+
+    def inputs(self, key: str, encoder: Encoder, most: int | None = None) -> Sequence[Any]:
+        """Return what an encoder saw of each window of a session, as its path in `learning.paths` wants it."""
+        return self.clips(key, encoder, most) if isinstance(encoder, OfVolumes) else list(self.windows(key, most))
+
+    def lacking(self, encoder: OfVolumes, keys: Sequence[str]) -> str:
+        """Say why the images of sessions cannot be read by an encoder; empty where all can. No image is read."""
+        try:
+            for key in keys:
+                for _ in self._opened(key, encoder):
+                    pass
+        except FmmtcError as error:
+            return str(error)
+        return ""
+
+    def encoded(self, key: str, encoder: Encoder) -> Float32:
+        """Return (W, H) vectors of all windows of a session by another encoder; raises as `windows` or `clips`."""
+        return np.concatenate([encoder.compute(source, source.windows) for source in self._opened(key, encoder)])
+
+    def _opened(self, key: str, encoder: Any) -> Iterator[Any]:
+        """Open the runs of a session for an encoder: from stored series, or for one of volumes from the images."""
+        for record in self.records.get(key, ()):
+            recipe = self.recipes[record.root]
+            if not isinstance(encoder, OfVolumes):
+                yield reopen(record.path, recipe, self.atlas.xyz)
+            elif self.images is None:
+                raise MissingInputError(f"the image of {record.key} is not at hand.", "Name its dataset by bids_dir.")
+            else:
+                yield self.images.source(record, recipe, encoder.form)
 
     def amplitude(self, key: str) -> dict[str, Float32]:
         """Return each of `AMPLITUDE`, (runs, R), over all frames that a session's runs keep; raises as `windows`."""
@@ -80,8 +126,15 @@ class Scans:
         return {name: np.stack([getattr(run, name) for run in runs]) for name in AMPLITUDE}
 
 
-def scans_of(features: Sequence[Path]) -> Scans:
-    """Find the series of output datasets of ours; the atlas is the one that the first of them holds.
+def scans_of(features: Sequence[Path], settings: Settings | None = None) -> Scans:
+    """Find the scans of output datasets of ours; the atlas is the one that the first of them holds.
+
+    Parameters
+    ----------
+    features
+        The datasets.
+    settings
+        Of the run, to find images by; None does without them.
 
     Raises
     ------
@@ -92,7 +145,8 @@ def scans_of(features: Sequence[Path]) -> Scans:
     for record in gather(features):
         if not record.problem:
             records.setdefault(session_key(record.key), []).append(record)
-    return Scans(records, common_recipe(features)[0], stored_atlas(features[0]))
+    atlas = stored_atlas(features[0])
+    return Scans(records, common_recipe(features)[0], atlas, None if settings is None else Images(settings, atlas))
 
 
 def stored_atlas(root: Path) -> Atlas:
@@ -105,8 +159,9 @@ def stored_atlas(root: Path) -> Atlas:
     return open_atlas(tables[0])
 
 
-def load_encoder(study: Study, settings: Settings) -> BrainLMModality | None:
-    """Return the pretrained encoder of parcel series, or None where there is none or its weights are not here."""
+def load_encoders(study: Study, settings: Settings) -> tuple[Encoder, ...]:
+    """Return the pretrained encoders of the features whose weights are here, in the order of the recipe."""
+    found = []
     for spec in study.recipe.modalities:
         if spec.name not in pretrained():
             continue
@@ -114,31 +169,47 @@ def load_encoder(study: Study, settings: Settings) -> BrainLMModality | None:
             folder = weights_folder(spec.name, None, settings)
         except MissingInputError:
             continue
-        found = load_modality(spec, study.recipe, folder, study.setup.device)
-        if isinstance(found, BrainLMModality):
-            return found
-    return None
+        encoder = load_modality(spec, study.recipe, folder, study.setup.device)
+        if isinstance(encoder, Encoder):
+            found.append(encoder)
+    return tuple(found)
 
 
-def with_random_encoder(study: Study, encoder: BrainLMModality | None) -> Study:
-    """Return the study with vectors of an untrained encoder of the same shape beside the pretrained one's.
+def with_random_encoders(study: Study, encoders: Sequence[Encoder], settings: Settings) -> Study:
+    """Return the study with vectors of untrained encoders of the same shape beside those of the pretrained ones.
 
-    The series of every session are encoded once and kept in the ledger; training reads vectors only. Where the series
-    are gone the study stays as it is, and the comparison says that this baseline was not run.
+    What they read (parcel series, or for an encoder of volumes the images) is encoded once for every session and kept
+    in the ledger; training reads vectors only. Where it is gone the study stays as it is for that encoder, and the
+    comparison says that this baseline was not run.
     """
-    if encoder is None or encoder.name not in study.cohort.arrays:
-        return study
-    untrained, scans = encoder.untrained(RANDOM_SEED), scans_of(study.features)
-    log.info("Encoding %d sessions with an untrained encoder, for a baseline.", len(study.cohort))
+    scans = scans_of(study.features, settings) if encoders else None
+    for encoder in encoders:
+        if scans is not None and encoder.name in study.cohort.arrays:
+            study = _with_random(study, encoder, scans)
+    return study
+
+
+def _with_random(study: Study, encoder: Encoder, scans: Scans) -> Study:
+    untrained, what = encoder.untrained(RANDOM_SEED), about(encoder.name)
+    log.info(
+        "Encoding the %s of %d sessions with an untrained %s, for a baseline.",
+        what.reads,
+        len(study.cohort),
+        what.encoder or encoder.name,
+    )
+    arrays: list[Float32] = []
+    started = time.monotonic()
     try:
-        arrays = [
-            study.ledger.once(f"untrained/{key}", lambda key=key: {"a": scans.encoded(key, untrained)})["a"]  # type: ignore[misc]
-            for key in study.cohort.keys
-        ]
+        for key in study.cohort.keys:
+            name = f"untrained/{encoder.name}/{key}"
+            found = study.ledger.once(name, lambda key=key: {"a": scans.encoded(key, untrained)})["a"]  # type: ignore[misc]
+            arrays.append(np.asarray(found, np.float32))
+            if len(arrays) == 1 and (seconds := time.monotonic() - started) > TELL:
+                study.setup.say(f"about {seconds * len(study.cohort) / 60:.0f} minutes in all")
     except FmmtcError as error:
         log.warning("No untrained encoder: %s", error)
         return study
-    more = {encoder.name + RANDOM: tuple(np.asarray(a, np.float32) for a in arrays)}
+    more = {encoder.name + RANDOM: tuple(arrays)}
     return study.with_cohort(replace(study.cohort, arrays={**study.cohort.arrays, **more}))
 
 

@@ -30,8 +30,8 @@ DRAWS, INTERVAL = 1000, (2.5, 97.5)
 """Bootstrap draws of people, and the percentiles between which 95 % of them lie."""
 LEAST_PEOPLE = 3
 """Fewer people have no ``between``."""
-SERIES, EDGES, EDGE_PARCELS, COMBINED = "series", "edges", "edge_parcels", "combined"
-"""Maps: parcels through the series; edges; parcels through their edges; parcels through both."""
+SERIES, VOLUMES, EDGES, EDGE_PARCELS, COMBINED = "series", "volumes", "edges", "edge_parcels", "combined"
+"""Maps: parcels through their series; through their voxels; edges; parcels through their edges; parcels through all."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,7 +47,7 @@ class Attribution:
     parts
         Modality -> sum of its attributions. All parts add up to ``score - baseline_score`` but for ``errors``.
     absolute
-        Modality -> sum of the absolute attributions of its frames, edges or numbers.
+        Modality -> sum of the absolute attributions of its frames, edges, parcels (volumes) or numbers.
     parcels
         (R,) float64 sums over frames; None where series were not attributed to.
     parcels_time
@@ -56,7 +56,7 @@ class Attribution:
         (R, R) float64, symmetric: entry (i, j) is the whole of edge i-j, so an edge counts once, not twice. None for
         a head without connectivity.
     inputs
-        ``series`` (R,) and ``edges`` (R, R): mean absolute difference of the input from the baseline.
+        ``series`` (R,), ``volumes`` (R,) and ``edges`` (R, R): mean absolute difference of the input from the baseline.
     errors, relative_errors
         Modality and ``total`` -> completeness error, the largest of all windows: absolute, and divided by what all
         modalities move together (the sum of their absolute parts).
@@ -64,6 +64,9 @@ class Attribution:
         Points on the path of the window that needed most; number of windows.
     baseline
         Modality -> what its baseline is, in words.
+    volumes
+        (R,) float64 sums over voxels and frames; None where volumes were not attributed to. What lies in no parcel is
+        in the modality's part alone.
     """
 
     key: str
@@ -80,6 +83,7 @@ class Attribution:
     steps: int
     windows: int
     baseline: Mapping[str, str]
+    volumes: Float64 | None = None
 
     @property
     def edge_parcels(self) -> Float64 | None:
@@ -88,8 +92,8 @@ class Attribution:
 
     @property
     def combined(self) -> Float64 | None:
-        """(R,) `parcels` and `edge_parcels` together, or the one there is."""
-        maps = [values for values in (self.parcels, self.edge_parcels) if values is not None]
+        """(R,) `parcels`, `volumes` and `edge_parcels` together, as far as they are there."""
+        maps = [values for values in (self.parcels, self.volumes, self.edge_parcels) if values is not None]
         return np.sum(maps, axis=0) if maps else None
 
 
@@ -179,9 +183,10 @@ class GroupAttribution:
     shares
         One entry a modality.
     maps
-        ``series``, ``edges``, ``edge_parcels``, ``combined`` -> summary; those there are.
+        ``series``, ``volumes``, ``edges``, ``edge_parcels``, ``combined`` -> summary; those there are.
     inputs
-        ``series``, ``edges``, ``edge_parcels`` -> (M,) mean absolute difference of the inputs from the baseline.
+        ``series``, ``volumes``, ``edges``, ``edge_parcels`` -> (M,) mean absolute difference of the inputs from the
+        baseline.
     stability
         (R,) share of bootstrap draws in which a parcel of `COMBINED` is among the top ones; None without that map.
     top_stability
@@ -258,6 +263,7 @@ def _stacks(people: Sequence[Attribution]) -> dict[str, NDArray[Any]]:
     """Return map -> (N, M) values of all people."""
     getters: dict[str, Callable[[Attribution], NDArray[Any] | None]] = {
         SERIES: lambda p: p.parcels,
+        VOLUMES: lambda p: p.volumes,
         EDGES: lambda p: p.edges,
         EDGE_PARCELS: lambda p: p.edge_parcels,
         COMBINED: lambda p: p.combined,

@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_fmmtc.errors import DataError
-from bids_fmmtc.learning.attribution import COMBINED, EDGE_PARCELS, EDGES, SERIES, TOP, GroupAttribution, MapSummary
+from bids_fmmtc.learning.attribution import (
+    COMBINED,
+    EDGE_PARCELS,
+    EDGES,
+    SERIES,
+    TOP,
+    VOLUMES,
+    GroupAttribution,
+    MapSummary,
+)
 from bids_fmmtc.types import Float32, Int32
 
 Row = dict[str, Any]
@@ -44,9 +53,11 @@ PARCEL_COLUMNS = {
     "network": "Network of the parcel.",
     "series_mean": "Mean attribution to the parcel's series.",
     "series_between": "Share of the differences between people's scores that comes through its series.",
+    "volumes_mean": "Mean attribution to the parcel's voxels.",
+    "volumes_between": "Share of the differences between people's scores that comes through its voxels.",
     "edges_mean": "Mean attribution to its edges, each divided evenly between its two parcels.",
     "edges_between": "Share of the differences between people's scores that comes through its edges.",
-    **{name: text[:-1] + ", series and edges together." for name, text in _SUMMARY.items()},
+    **{name: text[:-1] + ", all of these together." for name, text in _SUMMARY.items()},
     "stability": f"Share of bootstrap draws of people in which the parcel is among the {TOP} top ones.",
 }
 _ENDS = {
@@ -60,9 +71,9 @@ _ENDS = {
 }
 EDGE_COLUMNS = {**_ENDS, **_SUMMARY}
 NETWORK_COLUMNS = {
-    "input": "series: sum over the parcels of network_1; edges: sum over the edges between the two networks.",
+    "input": "series, volumes: sum over the parcels of network_1; edges: sum over the edges between the two networks.",
     "network_1": "Network.",
-    "network_2": "The other network; n/a for series.",
+    "network_2": "The other network; n/a for series and volumes.",
     "count": "Number of parcels or edges summed; the diagonal of a matrix is summed but not counted.",
     **{name: text for name, text in _SUMMARY.items() if name in ("mean", "between")},
 }
@@ -109,6 +120,13 @@ def share_rows(group: GroupAttribution) -> list[Row]:
     ]
 
 
+def parcel_columns(group: GroupAttribution) -> dict[str, str]:
+    """Return the columns of `parcel_rows`: `PARCEL_COLUMNS`, those of volumes only where there is such a map."""
+    return {
+        name: text for name, text in PARCEL_COLUMNS.items() if VOLUMES in group.maps or not name.startswith(VOLUMES)
+    }
+
+
 def parcel_rows(group: GroupAttribution, parcels: Parcels) -> list[Row]:
     """Return R rows by `PARCEL_COLUMNS`, in the order of the atlas; none for a model that reaches no parcels.
 
@@ -125,8 +143,10 @@ def parcel_rows(group: GroupAttribution, parcels: Parcels) -> list[Row]:
     rows = []
     for i in range(len(combined.mean)):
         row = _named(parcels, i)
-        for prefix, name in (("series", SERIES), ("edges", EDGE_PARCELS)):
+        for prefix, name in (("series", SERIES), ("volumes", VOLUMES), ("edges", EDGE_PARCELS)):
             found = group.maps.get(name)
+            if name == VOLUMES and found is None:
+                continue
             row[f"{prefix}_mean"] = None if found is None else float(found.mean[i])
             row[f"{prefix}_between"] = None if found is None else known(found.between[i])
         rows.append(
@@ -172,9 +192,10 @@ def network_rows(group: GroupAttribution, parcels: Parcels) -> list[Row]:
         return []
     names, of = np.unique(np.array(parcels.networks), return_inverse=True)
     rows = []
-    if (series := group.maps.get(SERIES)) is not None:
-        _check(len(series.mean), parcels)
-        rows += _sums("series", [(str(name), None, of == i) for i, name in enumerate(names)], series)
+    for name in (SERIES, VOLUMES):
+        if (found := group.maps.get(name)) is not None:
+            _check(len(found.mean), parcels)
+            rows += _sums(name, [(str(network), None, of == i) for i, network in enumerate(names)], found)
     if (edges := group.maps.get(EDGES)) is not None:
         _check(_size(len(edges.mean)), parcels)
         ends = np.triu_indices(len(of))

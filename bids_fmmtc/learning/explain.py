@@ -1,25 +1,26 @@
-"""Integrated gradients of a head: what in a person's series and connectivity moved the score from a baseline's.
+"""Integrated gradients of a head: what in a person's scan and connectivity moved the score from a baseline's.
 
 Sundararajan, Taly and Yan, "Axiomatic attribution for deep networks", ICML 2017. Gradients of the score are averaged
 along the straight path from a baseline to the input, by Gauss-Legendre points, all modalities moving at once, and
 multiplied by the difference of the two. The results add up to the difference of the scores (completeness); where
 they miss it by more than `TOLERANCE`, the path is walked again with twice the points.
 
-Series and connectivity are two inputs, as in FMM_TC, though both come from one recording: a parcel can matter
-through its series (the frozen encoder and the head) and through its edges (the head alone).
+Series, volumes and connectivity are inputs of their own, as in FMM_TC, though all come from one recording: a parcel
+can matter through its series or voxels (a frozen encoder and the head) and through its edges (the head alone). How an
+input passes an encoder is a path, see `learning.paths`.
 
 Cost at 424 parcels and 200 frames with an encoder of checkpoint-1400's size: 3.7 CPU seconds a point, hence 62 a
 window with 16 points and the linear head, 69 with ResNet-18, and 270 and 410 MB at the peak beside the program.
-Without series the encoder's vector is an input of its own, whose part is known but which has no parcels; then a window
+Without a path the encoder's vector is an input of its own, whose part is known but which has no parcels; then a window
 takes 0.04 and 7 CPU seconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,10 +28,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bids_fmmtc.errors import DataError
-from bids_fmmtc.learning.attribution import EDGES, SERIES, Attribution
+from bids_fmmtc.learning.attribution import EDGES, SERIES, VOLUMES, Attribution
 from bids_fmmtc.learning.bundle import TANGENT_MODALITY
 from bids_fmmtc.learning.inputs import score_of
-from bids_fmmtc.modalities.brainlm import BrainLMModality
+from bids_fmmtc.learning.paths import InputPath, Walk, tensor
 from bids_fmmtc.modalities.connectivity import TangentReference
 from bids_fmmtc.modalities.numerics import strict
 from bids_fmmtc.types import Float32, Float64
@@ -45,47 +46,15 @@ TOLERANCE = 0.01
 LEAST_MOVE = 1e-3
 """Least move of the score that errors are divided by: below it they are rounding of float32."""
 AGREEMENT = 1e-3
-"""Largest difference between the encoder's cached vector and that of the series given, whose entries are of size 1."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SeriesPath:
-    """The way from series to the vector that a head reads.
-
-    Parameters
-    ----------
-    encoder
-        The frozen encoder with the recipe's token order, on the head's device.
-    xyz
-        (R, 3) parcel centres in MNI millimetres.
-    scaling
-        The recipe's ``scaling`` of the series: it decides the baseline.
-    """
-
-    encoder: BrainLMModality
-    xyz: Float32
-    scaling: str
-
-    def baseline(self, window: Float32) -> Float32:
-        """Return the baseline (T, R) of a window: series that do not fluctuate.
-
-        Zero, which is each parcel's mean (or median) over the recording; series that the recipe does not scale keep
-        their mean over the window.
-        """
-        if self.scaling == "none":
-            return np.broadcast_to(window.mean(axis=0, dtype=np.float64), window.shape).astype(np.float32)
-        return np.zeros_like(window)
-
-    @property
-    def text(self) -> str:
-        """What the baseline is, in words."""
-        level = "at its mean over the window" if self.scaling == "none" else "at its level over the recording (0)"
-        return f"series without fluctuation: each parcel {level}"
+"""Largest difference between the encoder's cached vector and that of the inputs given, whose entries are of size 1."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Window:
-    """Attributions of one window, (1, *shape) float64 by modality, and what they should add up to."""
+    """Attributions of one window, (1, *shape) float64 by modality, and what they should add up to.
+
+    Those of a path are as it reduces them.
+    """
 
     values: dict[str, Float64]
     moves: dict[str, Float64]
@@ -119,11 +88,11 @@ class Explainer:
         `learning.head`: the completeness error of a single modality takes that for granted.
     baselines
         Modality -> (*shape) input of no information, for the modalities of the head; see `mean_features`. In tangent
-        space it is a point of that space. The encoder's is not read where series are given.
+        space it is a point of that space. An encoder's is not read where there is a path.
     tangent
         Reference that brings ``fc`` to tangent space, if the head reads it there.
-    path
-        From series to an encoder's vector; None leaves the vector an input of its own.
+    paths
+        From what encoders read to their vectors; the vector of an encoder without one is an input of its own.
     steps, most_steps
         Points on the path to begin with, and the most that doubling them may reach.
 
@@ -140,20 +109,31 @@ class Explainer:
     head: nn.Module
     baselines: Mapping[str, Float32]
     tangent: TangentReference | None = None
-    path: SeriesPath | None = None
+    paths: tuple[InputPath, ...] = ()
     steps: int = STEPS
     most_steps: int = MOST_STEPS
 
     def __post_init__(self) -> None:
         if self.head.training:
             raise ValueError("a head is explained in evaluation mode")
-        if self.path is not None and self.path.encoder.name not in self.baselines:
-            raise ValueError(f"the head does not read {self.path.encoder.name}, so it has no path")
+        for name in self.through:
+            if name not in self.baselines:
+                raise ValueError(f"the head does not read {name}, so it has no path")
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, found {self.steps}")
 
+    @property
+    def through(self) -> dict[str, InputPath]:
+        """Modality -> the path through its encoder, of those that have one."""
+        return {path.encoder.name: path for path in self.paths}
+
     def explain(
-        self, key: str, arrays: Mapping[str, Float32], series: Float32 | None = None, *, keep_time: bool = False
+        self,
+        key: str,
+        arrays: Mapping[str, Float32],
+        inputs: Mapping[str, Sequence[Any]] | None = None,
+        *,
+        keep_time: bool = False,
     ) -> Attribution:
         """Attribute the mean score of a session's windows.
 
@@ -163,21 +143,26 @@ class Explainer:
             The session's key.
         arrays
             Modality -> (W, *shape) features, as cached. W may be fewer than the session has: the first few.
-        series
-            (W, T, R) scaled windows, lost parcels 0, as the encoder saw them; needed where there is a `path`.
+        inputs
+            Modality -> W windows of what its encoder saw, as its path wants them; needed for each of the `paths`.
         keep_time
-            Keep the attribution (T, R) of the first window.
+            Keep the attribution (T, R) of the first window to parcel series.
 
         Raises
         ------
         DataError
-            No window, features or series that do not fit the baselines or each other, or attributions that are not
+            No window, features or inputs that do not fit the baselines or each other, or attributions that are not
             finite.
         """
         arrays = {name: np.asarray(arrays[name], np.float32) for name in self.baselines if name in arrays}
-        self._check(key, arrays, series)
+        inputs = inputs or {}
+        self._check(key, arrays, inputs)
         windows = [
-            self._window(key, {name: array[i] for name, array in arrays.items()}, None if series is None else series[i])
+            self._window(
+                key,
+                {name: array[i] for name, array in arrays.items()},
+                {name: path.walk(key, inputs[name][i], self._device) for name, path in self.through.items()},
+            )
             for i in range(len(next(iter(arrays.values()))))
         ]
         return self._pooled(key, windows, keep_time=keep_time)
@@ -190,44 +175,47 @@ class Explainer:
         seed
             Of the weights.
         encoder
-            Take an encoder that was never trained, too, where there is a path.
+            Take encoders that were never trained, too, where there are paths.
         """
-        path = self.path
-        if encoder and path is not None:
-            path = replace(path, encoder=path.encoder.untrained(seed))
+        paths = tuple(path.untrained(seed) for path in self.paths) if encoder else self.paths
         # A check of how maps look needs no completeness, which random encoders reach late if at all.
-        return replace(self, head=randomised(self.head, seed), path=path, most_steps=self.steps)
+        return replace(self, head=randomised(self.head, seed), paths=paths, most_steps=self.steps)
 
-    def _check(self, key: str, arrays: Mapping[str, Float32], series: Float32 | None) -> None:
+    @property
+    def _device(self) -> torch.device:
+        return next(self.head.parameters()).device
+
+    def _check(self, key: str, arrays: Mapping[str, Float32], inputs: Mapping[str, Sequence[Any]]) -> None:
         for name, baseline in self.baselines.items():
             found = arrays[name].shape[1:] if name in arrays else None
             if found != baseline.shape:
                 raise DataError(f"{key}: {name} is of shape {found}, expected {baseline.shape}.")
         counts = {len(array) for array in arrays.values()}
-        if self.path is not None:
-            if series is None or series.ndim != 3 or series.shape[2] != len(self.path.xyz):
-                found = None if series is None else series.shape
-                raise DataError(f"{key}: expected series (windows, frames, {len(self.path.xyz)}), found {found}.")
-            counts.add(len(series))
-        elif series is not None:
-            raise ValueError("series are given, but no path on which to attribute to them")
+        if lost := sorted(set(self.through) - set(inputs)):
+            raise DataError(f"{key}: what {', '.join(lost)} reads is not given, and its path needs it.")
+        if stray := sorted(set(inputs) - set(self.through)):
+            raise ValueError(f"inputs of {', '.join(stray)} are given, but no path on which to attribute to them")
+        counts |= {len(windows) for windows in inputs.values()}
         if len(counts) > 1 or counts == {0}:
-            raise DataError(f"{key}: features and series hold {sorted(counts)} windows; expected one number above 0.")
+            raise DataError(f"{key}: features and inputs hold {sorted(counts)} windows; expected one number above 0.")
 
     @strict()
-    def _window(self, key: str, arrays: dict[str, Float32], series: Float32 | None) -> _Window:
+    def _window(self, key: str, arrays: dict[str, Float32], walks: Mapping[str, Walk]) -> _Window:
         """Attribute one window, with more points until it is complete."""
-        starts, ends = self._ends(arrays, series)
+        starts, ends = self._ends(arrays, walks)
         with torch.inference_mode():
-            at_end, at_start = self._features(ends), self._features(starts)
+            at_end, at_start = _features(ends, walks), _features(starts, walks)
             score, baseline_score = self._score(at_end), self._score(at_start)
             alone = {name: self._score({**at_start, name: at_end[name]}) - baseline_score for name in at_end}
-        if self.path is not None and self.path.encoder.weights_sha256 is not None:
-            _agree(key, at_end[self.path.encoder.name], arrays[self.path.encoder.name])
-        moves = {name: (ends[name] - starts[name]).cpu().numpy().astype(np.float64) for name in ends}
+        for name, path in self.through.items():
+            if path.encoder.weights_sha256 is not None:
+                _agree(key, at_end[name], arrays[name])
+        moves = _reduced(
+            {name: (ends[name] - starts[name]).cpu().numpy() for name in ends}, {n: w.sizes for n, w in walks.items()}
+        )
         steps = self.steps
         while True:
-            values = self._integrated(starts, ends, steps)
+            values = self._integrated(starts, ends, walks, steps)
             if not all(np.isfinite(value).all() for value in values.values()):
                 raise DataError(f"{key}: attributions are not finite.")
             window = _Window(values, moves, score, baseline_score, alone, steps)
@@ -235,44 +223,34 @@ class Explainer:
                 return window
             steps = min(2 * steps, self.most_steps)
 
-    def _ends(self, arrays: dict[str, Float32], series: Float32 | None) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the path's start and end, modality -> (1, *shape): of an encoder with series (1, R, T)."""
+    def _ends(
+        self, arrays: dict[str, Float32], walks: Mapping[str, Walk]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the path's start and end, modality -> (1, *shape): of what an encoder reads, where it is walked."""
         starts, ends = {}, {}
         for name, own in arrays.items():
             start, end = np.array(self.baselines[name]), own
-            if self.path is not None and series is not None and name == self.path.encoder.name:
-                start, end = self.path.baseline(series).T, series.T
+            if name in walks:
+                start, end = walks[name].start, walks[name].end
             elif name == TANGENT_MODALITY:
                 lost = ~(own - np.diag(np.diagonal(own))).any(axis=1)
                 end = own if self.tangent is None else self.tangent.project(own)
                 start[lost], start[:, lost] = end[lost], end[:, lost]
-            starts[name], ends[name] = (self._tensor(a) for a in (start, end))
+            starts[name], ends[name] = (tensor(a, self._device) for a in (start, end))
         return starts, ends
-
-    def _tensor(self, array: NDArray[np.float32]) -> Tensor:
-        """Return (1, *shape) in memory that torch aligns, as the rounding of some kernels depends on alignment."""
-        device = next(self.head.parameters()).device
-        return torch.tensor(np.ascontiguousarray(array), dtype=torch.float32)[None].to(device)
-
-    def _features(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return what the head reads, of what is attributed to."""
-        features = dict(inputs)
-        if self.path is not None:
-            signal = inputs[self.path.encoder.name]
-            xyz = self._tensor(self.path.xyz).expand(len(signal), -1, -1)
-            features[self.path.encoder.name] = self.path.encoder.vectors(signal, xyz)
-        return features
 
     def _score(self, features: Mapping[str, Tensor]) -> float:
         return float(score_of(self.head(features)))
 
-    def _integrated(self, starts: dict[str, Tensor], ends: dict[str, Tensor], steps: int) -> dict[str, Float64]:
+    def _integrated(
+        self, starts: dict[str, Tensor], ends: dict[str, Tensor], walks: Mapping[str, Walk], steps: int
+    ) -> dict[str, Float64]:
         from captum.attr import IntegratedGradients  # noqa: PLC0415  (2 s)
 
         names = tuple(ends)
 
         def scores(*inputs: Tensor) -> Tensor:
-            return score_of(self.head(self._features(dict(zip(names, inputs, strict=True)))))
+            return score_of(self.head(_features(dict(zip(names, inputs, strict=True)), walks)))
 
         found = IntegratedGradients(scores).attribute(
             tuple(ends.values()),
@@ -281,18 +259,23 @@ class Explainer:
             method="gausslegendre",
             internal_batch_size=1,  # one point at a time: memory stays flat
         )
-        return {n: value.detach().cpu().numpy().astype(np.float64) for n, value in zip(names, found, strict=True)}
+        values = {name: value.detach().cpu().numpy() for name, value in zip(names, found, strict=True)}
+        return _reduced(values, {name: walk.reduce for name, walk in walks.items()})
 
     def _pooled(self, key: str, windows: Sequence[_Window], *, keep_time: bool) -> Attribution:
-        """Average windows; turn (1, R, T) and (1, R, R) into maps."""
+        """Average windows; turn (1, R, T), (1, R + 1) and (1, R, R) into maps."""
         names = tuple(windows[0].values)
         mean = {name: np.mean([w.values[name][0] for w in windows], axis=0) for name in names}
         moves = {name: np.mean([np.abs(w.moves[name][0]) for w in windows], axis=0) for name in names}
-        encoder = None if self.path is None else self.path.encoder.name
-        time = windows[0].values[encoder][0].T.astype(np.float32) if keep_time and encoder is not None else None
+        series, volumes = (
+            [name for name, path in self.through.items() if path.map == which] for which in (SERIES, VOLUMES)
+        )
+        time = windows[0].values[series[0]][0].T.astype(np.float32) if keep_time and series else None
         inputs = {}
-        if encoder is not None:
-            inputs[SERIES] = moves[encoder].mean(axis=1)
+        if series:
+            inputs[SERIES] = np.sum([moves[name].mean(axis=1) for name in series], axis=0)
+        if volumes:
+            inputs[VOLUMES] = np.sum([moves[name][:-1] for name in volumes], axis=0)
         if TANGENT_MODALITY in names:
             inputs[EDGES] = moves[TANGENT_MODALITY]
         return Attribution(
@@ -301,8 +284,9 @@ class Explainer:
             baseline_score=float(np.mean([w.baseline_score for w in windows])),
             parts={name: float(values.sum()) for name, values in mean.items()},
             absolute={name: float(np.mean([_absolute(name, w.values[name][0]) for w in windows])) for name in names},
-            parcels=None if encoder is None else mean[encoder].sum(axis=1),
+            parcels=np.sum([mean[name].sum(axis=1) for name in series], axis=0) if series else None,
             parcels_time=time,
+            volumes=np.sum([mean[name][:-1] for name in volumes], axis=0) if volumes else None,
             edges=_whole(mean[TANGENT_MODALITY]) if TANGENT_MODALITY in names else None,
             inputs=inputs,
             errors=_worst([w.errors for w in windows]),
@@ -313,10 +297,22 @@ class Explainer:
         )
 
     def _text(self, name: str) -> str:
-        if self.path is not None and name == self.path.encoder.name:
-            return self.path.text
+        if name in self.through:
+            return self.through[name].text
         space = ", in tangent space, where an entry mixes parcels" if name == TANGENT_MODALITY and self.tangent else ""
         return f"mean {name} of the training set{space}"
+
+
+def _reduced(
+    values: Mapping[str, NDArray[np.float32]], how: Mapping[str, Callable[[Float32], Float64]]
+) -> dict[str, Float64]:
+    """Return float64 values, those of an encoder's input as its walk reduces them."""
+    return {name: how[name](array) if name in how else array.astype(np.float64) for name, array in values.items()}
+
+
+def _features(inputs: Mapping[str, Tensor], walks: Mapping[str, Walk]) -> dict[str, Tensor]:
+    """Return what the head reads, of what is attributed to."""
+    return {name: walks[name].vector(value) if name in walks else value for name, value in inputs.items()}
 
 
 def mean_features(
@@ -358,13 +354,13 @@ def randomised(module: Module, seed: int) -> Module:
 
 
 def _agree(key: str, found: Tensor, cached: Float32) -> None:
-    """Raise DataError if series do not give the vector that the features hold."""
+    """Raise DataError if inputs do not give the vector that the features hold."""
     off = float(np.abs(found[0].cpu().numpy() - cached).max())
     if not off <= AGREEMENT:
         raise DataError(
-            f"{key}: the series give an encoder vector that differs from the cached one by {off:.2g} "
+            f"{key}: the inputs give an encoder vector that differs from the cached one by {off:.2g} "
             f"(at most {AGREEMENT:g}).",
-            "Use series and features of one recipe, encoder and window.",
+            "Use inputs and features of one recipe, encoder and window.",
         )
 
 

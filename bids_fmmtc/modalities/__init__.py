@@ -104,7 +104,11 @@ class Encoder(Protocol):
     """A modality that is a frozen network: what a baseline and a sanity check need of it beside `Modality`."""
 
     name: str
-    weights_sha256: str | None
+
+    @property
+    def weights_sha256(self) -> str | None:
+        """Checksum of its weights file; None for one that was never trained."""
+        ...
 
     def untrained(self, seed: int) -> Self:
         """Return an encoder of the same shape with the weights it has before any training."""
@@ -126,6 +130,16 @@ class Differentiable(Encoder, Protocol):
 
     def vectors(self, *inputs: Any) -> Any:
         """Return the vectors [B,H]."""
+        ...
+
+
+@runtime_checkable
+class OfVolumes(Protocol):
+    """An encoder of volumes: ``form`` tells the clips that it reads."""
+
+    @property
+    def form(self) -> ClipForm:
+        """The clips it reads."""
         ...
 
 

@@ -30,7 +30,7 @@ def settings(root, *words):
 
 def test_planted_parcels_come_first_and_parts_add_up(case):
     root, found, final = case
-    said = explaining.explain(found, final, None, settings(root, "--explain", "00"))
+    said = explaining.explain(found, final, (), settings(root, "--explain", "00"))
     assert [p["network"] for p in said["top_parcels"][:4]] == ["B"] * 4
     assert said["completeness_error"] < 1e-4
     assert said["people"] == 23
@@ -44,7 +44,7 @@ def test_planted_parcels_come_first_and_parts_add_up(case):
 def test_somebody_who_was_not_learnt_from_cannot_be_explained(case):
     root, found, final = case
     with pytest.raises(SelectionError, match="23"):
-        explaining.explain(found, final, None, settings(root, "--explain", "23"))
+        explaining.explain(found, final, (), settings(root, "--explain", "23"))
 
 
 def test_a_map_lies_on_the_atlas_grid(tmp_path):

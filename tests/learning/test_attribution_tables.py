@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from attribution_parts import names_of, people, person, symmetric
@@ -27,12 +29,27 @@ def test_an_atlas_names_parcels():
     assert [(row["index"], row["name"], row["network"]) for row in rows] == [(4, "a", "n"), (5, "b", "n")]
 
 
+def test_volumes_have_columns_only_where_something_goes_through_them(group):
+    assert "volumes_mean" not in tables.parcel_columns(group)
+    both = [replace(p, volumes=2 * p.parcels) for p in people(6, R)]
+    found = group_attribution(both)
+    names = replace(names_of(R), networks=("a",) * 3 + ("b",) * (R - 3))
+    rows = tables.parcel_rows(found, names)
+    assert list(rows[0]) == list(tables.parcel_columns(found)) == list(tables.PARCEL_COLUMNS)
+    for row in rows:
+        assert row["volumes_mean"] == pytest.approx(2 * row["series_mean"])
+        assert row["mean"] == pytest.approx(row["series_mean"] + row["volumes_mean"] + row["edges_mean"])
+    sums = {row["network_1"]: row["mean"] for row in tables.network_rows(found, names) if row["input"] == "volumes"}
+    assert sum(sums.values()) == pytest.approx(sum(row["volumes_mean"] for row in rows))
+    assert set(sums) == {"a", "b"}
+
+
 def test_every_column_is_described_and_in_order(group):
     by_class = ["mean_no", "mean_yes"]
     names = names_of(R)
     for rows, columns, more in (
         (tables.share_rows(group), tables.SHARE_COLUMNS, []),
-        (tables.parcel_rows(group, names), tables.PARCEL_COLUMNS, by_class),
+        (tables.parcel_rows(group, names), tables.parcel_columns(group), by_class),
         (tables.edge_rows(group, names), tables.EDGE_COLUMNS, by_class),
         (tables.network_rows(group, names), tables.NETWORK_COLUMNS, []),
     ):

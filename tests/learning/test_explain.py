@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from bids_fmmtc.errors import DataError
 from bids_fmmtc.learning.attribution import group_attribution
 from bids_fmmtc.learning.attribution_checks import sanity_check
-from bids_fmmtc.learning.explain import MOST_STEPS, TOLERANCE, Explainer, SeriesPath, mean_features, randomised
+from bids_fmmtc.learning.explain import MOST_STEPS, TOLERANCE, Explainer, mean_features, randomised
 from bids_fmmtc.learning.head import build_head
+from bids_fmmtc.learning.paths import SeriesPath
 from bids_fmmtc.modalities.brainlm import BrainLM, BrainLMConfig, BrainLMModality
 from bids_fmmtc.modalities.connectivity import connectivity
 from bids_fmmtc.modalities.token_order import TokenOrder
@@ -161,7 +162,7 @@ def test_planted_edges_come_out_on_top():
 def test_series_and_edges_add_up_to_the_score(spec, order):
     head, path = make_head(spec), make_path(order)
     arrays, series = make_person(path)
-    found = Explainer(head, baselines(), path=path).explain("s", arrays, series, keep_time=True)
+    found = Explainer(head, baselines(), paths=(path,)).explain("s", arrays, {"brainlm": series}, keep_time=True)
     assert found.score == pytest.approx(score(head, arrays).mean(), abs=1e-5)
     assert max(found.relative_errors.values()) <= TOLERANCE
     assert set(found.errors) == {"brainlm", "fc", "total"}
@@ -175,7 +176,9 @@ def test_series_and_edges_add_up_to_the_score(spec, order):
     assert found.parcels.sum() == pytest.approx(found.parts["brainlm"])
     assert found.edge_parcels.sum() == pytest.approx(found.parts["fc"])
     assert np.array_equal(found.edges, found.edges.T)
-    one = Explainer(head, baselines(), path=path).explain("s", {n: a[:1] for n, a in arrays.items()}, series[:1])
+    one = Explainer(head, baselines(), paths=(path,)).explain(
+        "s", {n: a[:1] for n, a in arrays.items()}, {"brainlm": series[:1]}
+    )
     np.testing.assert_allclose(found.parcels_time.sum(axis=0), one.parcels, rtol=1e-4, atol=1e-6)
     assert found.parcels_time.shape == (T, R)
     assert found.absolute["brainlm"] >= np.abs(found.parcels).sum() - 1e-9
@@ -185,7 +188,7 @@ def test_series_and_edges_add_up_to_the_score(spec, order):
 def test_a_lost_parcel_gets_nothing(spec):
     path = make_path()
     arrays, series = make_person(path)
-    found = Explainer(make_head(spec), baselines(), path=path).explain("s", arrays, series)
+    found = Explainer(make_head(spec), baselines(), paths=(path,)).explain("s", arrays, {"brainlm": series})
     assert found.parcels[LOST] == 0
     assert not found.edges[LOST].any()
     assert np.count_nonzero(found.parcels) == R - 1
@@ -226,7 +229,7 @@ def test_an_ignored_modality_gets_exactly_zero(spec, ignored):
         else:
             head.classifier.weight[:, slice(H) if ignored == "brainlm" else slice(H, None)] = 0
     arrays, series = make_person(path)
-    found = Explainer(head, baselines(), path=path).explain("s", arrays, series)
+    found = Explainer(head, baselines(), paths=(path,)).explain("s", arrays, {"brainlm": series})
     values = found.parcels if ignored == "brainlm" else found.edges
     other = found.edges if ignored == "brainlm" else found.parcels
     assert found.parts[ignored] == found.absolute[ignored] == 0
@@ -238,10 +241,10 @@ def test_an_ignored_modality_gets_exactly_zero(spec, ignored):
 def test_more_points_are_taken_until_it_adds_up():
     head, path = make_head(FMMTC), make_path()
     arrays, series = make_person(path, windows=1)
-    one = Explainer(head, baselines(), path=path, steps=1).explain("s", arrays, series)
+    one = Explainer(head, baselines(), paths=(path,), steps=1).explain("s", arrays, {"brainlm": series})
     assert 1 < one.steps <= MOST_STEPS
     assert max(one.relative_errors.values()) <= TOLERANCE
-    fine = Explainer(head, baselines(), path=path, steps=100).explain("s", arrays, series)
+    fine = Explainer(head, baselines(), paths=(path,), steps=100).explain("s", arrays, {"brainlm": series})
     assert fine.steps == 100
     np.testing.assert_allclose(one.parcels, fine.parcels, atol=0.05 * np.abs(fine.parcels).max())
 
@@ -259,8 +262,8 @@ def test_series_that_are_not_scaled_start_from_their_mean():
     _, series = make_person(path, windows=1)
     series[:, :, 0] = 3  # it does not fluctuate
     series[:, :, 1:] += 5
-    found = Explainer(make_head(LINEAR), baselines(), path=path).explain(
-        "s", {"brainlm": vectors(path, series), "fc": baselines()["fc"][None]}, series
+    found = Explainer(make_head(LINEAR), baselines(), paths=(path,)).explain(
+        "s", {"brainlm": vectors(path, series), "fc": baselines()["fc"][None]}, {"brainlm": series}
     )
     assert found.parcels[0] == 0
     assert np.abs(found.inputs["series"][1:]).max() < 2  # not 5
@@ -297,13 +300,13 @@ def test_random_weights_are_a_copy_of_the_same_size():
 def test_a_random_encoder_changes_the_series_map_and_forgets_its_checksum():
     path = make_path()
     path.encoder.model.weights_sha256 = "0" * 64
-    explainer = Explainer(make_head(LINEAR), baselines(), path=path)
+    explainer = Explainer(make_head(LINEAR), baselines(), paths=(path,))
     arrays, series = make_person(path, windows=1)
     head_only, both = explainer.randomised(1), explainer.randomised(1, encoder=True)
-    assert head_only.path is path
+    assert head_only.paths[0] is path
     assert path.encoder.weights_sha256 == "0" * 64
-    assert both.path.encoder.weights_sha256 is None
-    one, other = (e.explain("s", arrays, series) for e in (head_only, both))
+    assert both.paths[0].encoder.weights_sha256 is None
+    one, other = (e.explain("s", arrays, {"brainlm": series}) for e in (head_only, both))
     np.testing.assert_allclose(one.edges, other.edges)
     assert not np.allclose(one.parcels, other.parcels)
 
@@ -334,8 +337,8 @@ def test_what_was_learnt_passes_the_sanity_check_and_a_random_head_does_not():
 def test_the_same_input_gives_the_same_bits(order):
     path = make_path(order)
     arrays, series = make_person(path, windows=1)
-    explainer = Explainer(make_head(FMMTC), baselines(), path=path, steps=4)
-    one, two = (explainer.explain("s", arrays, series, keep_time=True) for _ in range(2))
+    explainer = Explainer(make_head(FMMTC), baselines(), paths=(path,), steps=4)
+    one, two = (explainer.explain("s", arrays, {"brainlm": series}, keep_time=True) for _ in range(2))
     assert one.edges.tobytes() == two.edges.tobytes()
     assert one.parcels.tobytes() == two.parcels.tobytes()
     assert one.parcels_time.tobytes() == two.parcels_time.tobytes()
@@ -350,7 +353,7 @@ def test_the_input_is_left_alone():
     before = [array.copy() for array in given_arrays]
     for array in given_arrays:
         array.flags.writeable = False
-    Explainer(make_head(LINEAR), base, path=path, steps=1).explain("s", arrays, series)
+    Explainer(make_head(LINEAR), base, paths=(path,), steps=1).explain("s", arrays, {"brainlm": series})
     assert all(np.array_equal(a, b) for a, b in zip(given_arrays, before, strict=True))
 
 
@@ -358,37 +361,37 @@ def test_series_of_other_features_are_refused_where_the_encoder_is_known():
     path = make_path()
     arrays, series = make_person(path)
     path.encoder.model.weights_sha256 = "0" * 64
-    explainer = Explainer(make_head(LINEAR), baselines(), path=path, steps=1)
-    explainer.explain("s", arrays, series)
-    with pytest.raises(DataError, match="sub-9: the series give an encoder vector that differs"):
-        explainer.explain("sub-9", arrays, series[::-1])
+    explainer = Explainer(make_head(LINEAR), baselines(), paths=(path,), steps=1)
+    explainer.explain("s", arrays, {"brainlm": series})
+    with pytest.raises(DataError, match="sub-9: the inputs give an encoder vector that differs"):
+        explainer.explain("sub-9", arrays, {"brainlm": series[::-1]})
 
 
 def test_inputs_that_do_not_fit_are_named():
     path = make_path()
     arrays, series = make_person(path)
     plain = Explainer(make_head(LINEAR), baselines())
-    through = replace(plain, path=path)
+    through = replace(plain, paths=(path,))
     with pytest.raises(DataError, match=r"s: fc is of shape None, expected \(7, 7\)"):
         plain.explain("s", {"brainlm": arrays["brainlm"]})
     with pytest.raises(DataError, match=r"s: fc is of shape \(6, 6\)"):
         plain.explain("s", {**arrays, "fc": arrays["fc"][:, 1:, 1:]})
-    with pytest.raises(DataError, match=r"expected series \(windows, frames, 7\), found None"):
+    with pytest.raises(DataError, match="what brainlm reads is not given"):
         through.explain("s", arrays)
-    with pytest.raises(DataError, match=r"found \(2, 20, 6\)"):
-        through.explain("s", arrays, series[:, :, 1:])
+    with pytest.raises(DataError, match=r"expected series \(frames, 7\) in each window, found \(20, 6\)"):
+        through.explain("s", arrays, {"brainlm": series[:, :, 1:]})
     with pytest.raises(DataError, match=r"hold \[1, 2\] windows"):
-        through.explain("s", arrays, series[:1])
+        through.explain("s", arrays, {"brainlm": series[:1]})
     with pytest.raises(DataError, match=r"hold \[0\] windows"):
         plain.explain("s", {name: array[:0] for name, array in arrays.items()})
     with pytest.raises(ValueError, match="no path"):
-        plain.explain("s", arrays, series)
+        plain.explain("s", arrays, {"brainlm": series})
     with pytest.raises(ValueError, match="does not read brainlm"):
-        Explainer(plain.head, {"fc": baselines()["fc"]}, path=path)
+        Explainer(plain.head, {"fc": baselines()["fc"]}, paths=(path,))
     with pytest.raises(ValueError, match="evaluation mode"):
         Explainer(make_head(LINEAR).train(), baselines())
     with pytest.raises(ValueError, match="steps must be at least 1"):
         Explainer(make_head(LINEAR), baselines(), steps=0)
     series[0, 0, 0] = np.nan
     with pytest.raises(DataError, match="not finite"):
-        through.explain("s", arrays, series)
+        through.explain("s", arrays, {"brainlm": series})

@@ -1,0 +1,95 @@
+"""Images behind features, opened again by the group level."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import small
+from neurostorm_parts import SMALL, random_model, write_encoder
+
+from bids_fmmtc.cli import parse
+from bids_fmmtc.dataset.scans import session_key
+from bids_fmmtc.dataset.store import read_features
+from bids_fmmtc.errors import DataError, MissingInputError
+from bids_fmmtc.group.scans import scans_of
+from bids_fmmtc.modalities import load_modality
+from bids_fmmtc.recipe import ModalitySpec, Recipe
+from bids_fmmtc.synthetic import Person
+
+pytestmark = pytest.mark.slow
+LABEL, KEY = "01", "sub-01_task-rest"
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    """Features of one participant by a small encoder of volumes, its image beside them."""
+    root = tmp_path_factory.mktemp("images")
+    small.write_inputs(root, [Person(LABEL, "north", True, 50, "F")])
+    recipe = Recipe.read(root / "recipe.json")
+    recipe = replace(recipe, modalities=(ModalitySpec("neurostorm"), ModalitySpec("fc")))
+    (root / "recipe.json").write_text(json.dumps(recipe.to_json()))
+    write_encoder(root / "weights" / "neurostorm", random_model())
+    done = small.run([*small.command(root), "--encoder-weights", str(root / "weights")])
+    assert done.returncode == 0, done.stdout + done.stderr
+    return root
+
+
+def opened(root, *words):
+    settings = parse([str(root / "fmriprep"), str(root / "out"), "group", *words], {})
+    scans = scans_of([root / "out"], settings)
+    (recipe,) = scans.recipes.values()
+    (spec,) = (m for m in recipe.modalities if m.name == "neurostorm")
+    return scans, load_modality(spec, recipe, root / "weights" / "neurostorm")
+
+
+def test_the_vectors_are_those_of_the_features_to_the_bit(root):
+    scans, encoder = opened(root)
+    (path,) = (root / "out").rglob("*_features.json")
+    cached = read_features(path).arrays["neurostorm"]
+    np.testing.assert_array_equal(scans.encoded(KEY, encoder), cached)
+    other = scans.encoded(KEY, encoder.untrained(1))
+    assert other.shape == cached.shape
+    assert np.abs(other - cached).max() > 1e-3
+
+
+def test_the_clips_of_windows_and_the_parcels_in_them(root):
+    scans, encoder = opened(root)
+    assert not scans.lacking(encoder, [KEY])
+    windows = scans.inputs(KEY, encoder)
+    (path,) = (root / "out").rglob("*_features.json")
+    cached = read_features(path).arrays["neurostorm"]
+    assert len(windows) == len(cached) > 1
+    assert windows[0].clips.shape[1:] == (SMALL.frames, *SMALL.img_size[:3])
+    assert set(np.unique(windows[0].labels)) <= set(range(49))
+    assert (windows[0].labels > 0).any()
+    # Parcels lie where the brain is: what never changes is background.
+    moving = np.ptp(windows[0].clips, axis=(0, 1)) > 0
+    assert moving[windows[0].labels > 0].mean() > 0.9
+    (one,) = scans.inputs(KEY, encoder, 1)
+    np.testing.assert_array_equal(one.clips, windows[0].clips)
+
+
+def test_an_image_that_changed_or_went_is_not_taken_for_it(root, tmp_path):
+    for name in ("fmriprep", "weights", "out", "atlas-Demo"):
+        shutil.copytree(root / name, tmp_path / name)
+    description = tmp_path / "out" / "dataset_description.json"
+    links = json.loads(description.read_text())
+    links["DatasetLinks"] = {}
+    description.write_text(json.dumps(links))
+    scans, encoder = opened(tmp_path)
+    assert not scans.lacking(encoder, [KEY])
+    image = small.bold(tmp_path, LABEL)
+    image.write_bytes(image.read_bytes() + b"\0" * 8)
+    assert "not those that the features were made of" in scans.lacking(encoder, [KEY])
+    with pytest.raises(DataError, match="Run the participant level again"):
+        scans.encoded(KEY, encoder)
+    image.unlink()
+    assert scans.lacking(encoder, [KEY])
+    without, _ = scans_of([tmp_path / "out"]), None
+    with pytest.raises(MissingInputError, match="not at hand"):
+        without.encoded(KEY, encoder)
+    assert session_key(KEY) == KEY
