@@ -28,11 +28,19 @@ SNAP = 1e-3
 FLAT = 1e-4
 """Standard deviation over mean below which an image is one colour: brains lie above 0.1."""
 
+LEAST_OF_MASK = 0.5
+"""Share of a voxel of the wanted grid that the mask must hold.
+
+On the encoder's own grid, where training's masks lay, it says what "any" says. Elsewhere "any" would add a shell as
+thick as the image's voxels, so that the mean, the fill and with them every number would depend on how coarse it is.
+"""
+
 LEAST_FOREGROUND = 1000
 """Voxels of foreground below which an image cannot be a brain on this grid."""
 
 _EDGE = 0.5  # a point up to half a voxel outside the outermost centres still lies in the outermost voxel
 _TIME_EPS = 1e-6
+_TIE = 1e-6  # the same sum in another order
 
 
 # ------------------------------------------------------------------------------------------------------------- space
@@ -68,8 +76,8 @@ class Placed:
         header
             Of the image.
         mask
-            (X, Y, Z) brain mask on its grid, or None. As in training, a voxel of the wanted grid is foreground where
-            the interpolated mask is above 0.
+            (X, Y, Z) brain mask on its grid, or None. A voxel of the wanted grid is foreground where the interpolated
+            mask is at least `LEAST_OF_MASK`.
         form
             The wanted grid.
 
@@ -85,7 +93,7 @@ class Placed:
         for slab in range(form.shape[0]):
             inside, near, share = _neighbours(shape, header.affine, form, slab)
             if flat is not None:
-                lit = (share * flat[near]).sum(axis=0) > 0
+                lit = (share * flat[near]).sum(axis=0) >= LEAST_OF_MASK - _TIE
                 inside, near, share = inside[lit], near[:, lit], share[:, lit]
             counts = share > 0  # on a parallel grid without a shift one of the eight is left
             who = np.broadcast_to(n + np.arange(len(inside)), share.shape)

@@ -68,7 +68,7 @@ def oracle(data, mask, affine, tr, keep, form=FORM):
         out[inside] = map_coordinates(volume.astype(float), where, order=1, mode="nearest")
         return out
 
-    foreground = inside & ((at(mask) > 1e-9) if mask is not None else True)
+    foreground = inside & ((at(mask) >= 0.5 - 1e-6) if mask is not None else True)
     native = np.stack([at(data[..., t])[foreground] for t in np.flatnonzero(keep)])
     n = int(np.floor(len(native) * tr / form.seconds + 1e-6))
     middle = np.clip((np.arange(n) + 0.5) * form.seconds / tr - 0.5, 0, len(native) - 1)
@@ -128,6 +128,26 @@ def test_a_wrong_flip_would_be_seen(tmp_path):
     expected, _ = read(save(tmp_path / "b.nii.gz", data), mask)
     mirrored, _ = read(save(tmp_path / "m.nii.gz", data[::-1].copy()), mask[::-1].copy())
     assert np.abs(mirrored[0][1] - expected[0][1]).max() > 1
+
+
+def test_how_coarse_the_mask_is_does_not_move_its_border(tmp_path):
+    """A ball of 30 mm on voxels of 2 to 6 mm: its volume and its mean stay what they are."""
+    found = {}
+    for mm in (2.0, 3.5, 6.0):
+        shape = (int(100 / mm),) * 3
+        affine = np.diag([mm, mm, mm, 1])
+        affine[:3, 3] = -mm * (shape[0] - 1) / 2 + np.array([0, -8, 4])
+        at = affine[:3, :3] @ np.indices(shape).reshape(3, -1) + affine[:3, 3:]
+        inside = (np.linalg.norm(at - [[0], [-8], [4]], axis=0) < 30).reshape(shape)
+        data = np.repeat(np.where(inside, 900.0 + at[0].reshape(shape), 0)[..., None], 8, axis=3).astype(np.float32)
+        header = read_header(save(tmp_path / f"{mm}.nii", data, affine))
+        placed = Placed.of(header, inside, FORM)
+        _, scale = read(tmp_path / f"{mm}.nii", inside)
+        found[mm] = len(placed.places), scale.mean
+    ball = 4 / 3 * np.pi * 30**3 / 4**3
+    for n, mean in found.values():
+        assert abs(n / ball - 1) < 0.1
+        assert abs(mean / found[2.0][1] - 1) < 0.06
 
 
 def test_left_is_at_the_high_end_of_the_first_axis(tmp_path):
