@@ -17,12 +17,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bids_fmmtc.cli import main as run_app
-from bids_fmmtc.dataset.store import read_table, write_json
+from bids_fmmtc.dataset.store import read_record, read_table, write_json
 from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, OutputError
 from bids_fmmtc.guard import guarded
-from bids_fmmtc.synthetic import ATLAS, BROKEN, Person, cohort, recipe, write_atlas, write_cohort, write_encoder
+from bids_fmmtc.synthetic import ATLAS, BROKEN, ENCODERS, Person, cohort, recipe, write_atlas, write_cohort
 
 ANALYSIS = "demo"
+RECIPE = "recipe.json"
+ENCODER = next(iter(ENCODERS))
+"""The encoder of a demo that is not asked for another."""
+
 FIRST_NEW = 101
 """Number of the first new person; those learnt from are numbered from 1, and numbers seed the signal."""
 
@@ -63,11 +67,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folder", type=Path, help="where to put everything; made if absent")
     parser.add_argument("--nprocs", type=int, default=2, help="participants at once; default: 2")
+    parser.add_argument(
+        "--encoder",
+        choices=tuple(ENCODERS),
+        default=ENCODER,
+        help=f"small, of random weights: of parcel series (brainlm) or of volumes (neurostorm); default: {ENCODER}",
+    )
     options = parser.parse_args(argv)
-    return guarded("bids_fmmtc-demo", lambda: run_demo(options.folder.absolute(), options.nprocs))
+    folder, encoder = options.folder.absolute(), options.encoder
+    return guarded("bids_fmmtc-demo", lambda: run_demo(folder, options.nprocs, encoder=encoder))
 
 
-def run_demo(folder: Path, nprocs: int, size: Size | None = None) -> int:
+def run_demo(folder: Path, nprocs: int, size: Size | None = None, encoder: str = ENCODER) -> int:
     """Write the inputs below ``folder``, run the levels on them, and say where to look.
 
     What an earlier run has finished in the same folder is not done again.
@@ -78,6 +89,8 @@ def run_demo(folder: Path, nprocs: int, size: Size | None = None) -> int:
         Participants at once.
     size
         How large; default: `Size`.
+    encoder
+        Whose place a small one of random weights takes; one of `ENCODERS`.
 
     Returns
     -------
@@ -88,14 +101,13 @@ def run_demo(folder: Path, nprocs: int, size: Size | None = None) -> int:
     Raises
     ------
     OutputError
-        ``folder`` holds something else.
+        ``folder`` holds something else, or a demo with another encoder.
     """
     size = size or Size()
-    if folder.exists() and any(folder.iterdir()) and not (folder / f"atlas-{ATLAS}").is_dir():
-        raise OutputError(f"{folder} is not empty and holds no demo.", "Give another folder.")
+    _refuse_another(folder, encoder)
     learnt, new = cohort(size.people), cohort(size.new, FIRST_NEW)
     _say(f"Writing a synthetic cohort to {folder} (no real person's data) ...")
-    _write_inputs(folder, learnt, new)
+    _write_inputs(folder, learnt, new, encoder)
     try:
         _features(folder, nprocs, learnt)
         _learn(folder, size)
@@ -107,13 +119,25 @@ def run_demo(folder: Path, nprocs: int, size: Size | None = None) -> int:
     return EXIT_OK
 
 
-def _write_inputs(folder: Path, learnt: Sequence[Person], new: Sequence[Person]) -> None:
-    atlas, encoder = folder / f"atlas-{ATLAS}", folder / "encoder"
+def _refuse_another(folder: Path, encoder: str) -> None:
+    """Refuse a folder of something else, and one whose features are of another encoder."""
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / f"atlas-{ATLAS}").is_dir():
+        raise OutputError(f"{folder} is not empty and holds no demo.", "Give another folder.")
+    made = read_record(folder / RECIPE)  # None: an earlier run ended before it
+    others = [] if made is None else [m["name"] for m in made["modalities"] if m["name"] in {*ENCODERS} - {encoder}]
+    if others:
+        raise OutputError(f"{folder} holds a demo with {others[0]}, not with {encoder}.", "Give another folder.")
+
+
+def _write_inputs(folder: Path, learnt: Sequence[Person], new: Sequence[Person], encoder: str) -> None:
+    atlas, weights = folder / f"atlas-{ATLAS}", folder / "encoder"
     write_atlas(atlas)
     write_cohort(folder / "fmriprep", atlas, learnt)
     write_cohort(folder / "fmriprep-new", atlas, new, outcome=False)
-    write_encoder(encoder)
-    write_json(folder / "recipe.json", recipe(atlas, encoder).to_json())
+    ENCODERS[encoder](weights)
+    write_json(folder / RECIPE, recipe(atlas, weights, encoder).to_json())
 
 
 # --------------------------------------------------------------------------------------------------------------- steps
@@ -121,16 +145,14 @@ def _write_inputs(folder: Path, learnt: Sequence[Person], new: Sequence[Person])
 
 def _features(folder: Path, nprocs: int, people: Sequence[Person]) -> None:
     _say("\n1 of 3: features of the cohort, as after fMRIPrep.")
-    code = _run(
-        folder, "fmriprep", "output", "participant", "--recipe", folder / "recipe.json", *_common(folder, nprocs)
-    )
+    code = _run(folder, "fmriprep", "output", "participant", "--recipe", folder / RECIPE, *_common(folder, nprocs))
     planned = [f"sub-{p.label}" for p in people if p.label == BROKEN]
     failed = _failed(folder / "output")
     if failed != planned or code != (EXIT_FAILURE if planned else EXIT_OK):
         raise _Unplanned(code, f"exit code {code}, failed: {', '.join(failed) or 'nobody'}.")
-    _say(
-        f"As planned, sub-{BROKEN} failed (its image is cut off on purpose) and keeps a row; the others have features."
-    )
+    if planned:
+        why = "its image is cut off on purpose"
+        _say(f"As planned, {planned[0]} failed ({why}) and keeps a row; the others have features.")
 
 
 def _learn(folder: Path, size: Size) -> None:

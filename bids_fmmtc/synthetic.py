@@ -8,7 +8,7 @@ drawn from fixed seeds: writing it twice gives the same files.
 from __future__ import annotations
 
 import gzip
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -212,13 +212,29 @@ def write_encoder(folder: Path) -> None:
     write_bytes(folder / "model.safetensors", save(BrainLM(BrainLMConfig.from_json(ENCODER)).state_dict()))
 
 
-def recipe(atlas_folder: Path, encoder: Path) -> Recipe:
+def write_volume_encoder(folder: Path) -> None:
+    """Write a small NeuroSTORM encoder of random weights: ``config.json`` and ``model.safetensors``."""
+    import torch  # noqa: PLC0415
+    from safetensors.torch import save  # noqa: PLC0415
+
+    from bids_fmmtc.modalities.neurostorm import NeuroStorm  # noqa: PLC0415
+    from bids_fmmtc.modalities.neurostorm_config import NeuroStormConfig  # noqa: PLC0415
+
+    torch.manual_seed(0)
+    write_json(folder / "config.json", VOLUME_ENCODER)
+    state = NeuroStorm(NeuroStormConfig.from_json(VOLUME_ENCODER)).state_dict()
+    write_bytes(folder / "model.safetensors", save({name: value.contiguous() for name, value in state.items()}))
+
+
+def recipe(atlas_folder: Path, encoder: Path, name: str = "brainlm") -> Recipe:
     """Return the demo's recipe: encoder and connectivity on windows of `WINDOW` frames.
 
     Parameters
     ----------
     atlas_folder, encoder
-        What `write_atlas` and `write_encoder` wrote; the recipe holds their checksums.
+        What `write_atlas` and one of `ENCODERS` wrote; the recipe holds their checksums.
+    name
+        Of the encoder in `ENCODERS`.
     """
     from bids_fmmtc.modalities.weights import weights_sha256  # noqa: PLC0415
 
@@ -227,7 +243,7 @@ def recipe(atlas_folder: Path, encoder: Path) -> Recipe:
         atlas=AtlasSpec(atlas.name, atlas.sha256, atlas.n_parcels),
         space=SpaceSpec(warp="packaged"),
         windows=Windows(length=WINDOW, stride=STRIDE, short_least=WINDOW),
-        modalities=(ModalitySpec("brainlm", weights_sha256(encoder)), ModalitySpec("fc")),
+        modalities=(ModalitySpec(name, weights_sha256(encoder)), ModalitySpec("fc")),
     )
 
 
@@ -260,3 +276,19 @@ ENCODER: dict[str, Any] = {
     "timepoint_patching_size": 20,
     "use_tanh_decoder": False,
 }
+
+VOLUME_ENCODER: dict[str, Any] = {
+    "model_type": "neurostorm",
+    "img_size": [24, 24, 24, 20],
+    "in_chans": 1,
+    "patch_size": [6, 6, 6, 1],
+    "embed_dim": 16,
+    "depths": [2, 2],
+    "first_window_size": [4, 4, 4, 4],
+    "window_size": [4, 4, 4, 4],
+    "c_multiplier": 2,
+    "last_layer_full_MSA": True,
+}
+
+ENCODERS: Mapping[str, Callable[[Path], None]] = {"brainlm": write_encoder, "neurostorm": write_volume_encoder}
+"""Modality -> what writes a small encoder of it into a folder; the first is the demo's own."""

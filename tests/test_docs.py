@@ -328,7 +328,7 @@ def test_every_page_with_commands_has_some_of_ours():
 @pytest.mark.parametrize("page", [*PAGES, README], ids=ids([*PAGES, README]))
 def test_commands_parse(page, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(demo, "run_demo", lambda folder, nprocs: 0)
+    monkeypatch.setattr(demo, "run_demo", lambda folder, nprocs, encoder: 0)
     for program, given in commands(page):
         try:
             if program == "bids_fmmtc-demo":

@@ -11,6 +11,7 @@ from untrained import write_model
 from bids_fmmtc import synthetic
 from bids_fmmtc.dataset.store import read_table
 from bids_fmmtc.learning.bundle import load_bundle
+from bids_fmmtc.modalities import load_modality
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.signals.atlas import read_atlas
 
@@ -57,7 +58,8 @@ def test_the_effect_is_in_the_planted_parcels_only():
 def test_atlas_encoder_and_recipe_are_repeatable(tmp_path):
     for name in ("a", "b"):
         synthetic.write_atlas(tmp_path / name / "atlas-Demo")
-        synthetic.write_encoder(tmp_path / name / "encoder")
+        for encoder, write in synthetic.ENCODERS.items():
+            write(tmp_path / name / encoder)
         write_model(tmp_path / name / "model", tmp_path / name / "atlas-Demo")
     assert content(tmp_path / "a") == content(tmp_path / "b")
     atlas = read_atlas(tmp_path / "a" / "atlas-Demo")
@@ -66,11 +68,20 @@ def test_atlas_encoder_and_recipe_are_repeatable(tmp_path):
     bundle = load_bundle(tmp_path / "a" / "model")
     assert bundle.demo
     assert "DEMO" in (bundle.root / "README.md").read_text()
-    recipe = synthetic.recipe(tmp_path / "a" / "atlas-Demo", tmp_path / "a" / "encoder")
+    recipe = synthetic.recipe(tmp_path / "a" / "atlas-Demo", tmp_path / "a" / "brainlm")
     assert recipe == bundle.recipe
     assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))).digest == recipe.digest
     assert [m.name for m in recipe.modalities] == ["brainlm", "fc"]
     assert (recipe.windows.length, recipe.windows.stride) == (synthetic.WINDOW, synthetic.STRIDE)
+
+
+@pytest.mark.parametrize("name", synthetic.ENCODERS)
+def test_an_encoder_of_either_kind_is_one_that_a_recipe_can_name(tmp_path, demo_atlas, name):
+    synthetic.ENCODERS[name](tmp_path)
+    recipe = synthetic.recipe(demo_atlas, tmp_path, name)
+    spec = recipe.modalities[0]
+    assert [m.name for m in recipe.modalities] == [name, "fc"]
+    assert load_modality(spec, recipe, tmp_path).name == name
 
 
 def test_a_cohort_is_written_with_or_without_its_outcome(tmp_path, demo_atlas):

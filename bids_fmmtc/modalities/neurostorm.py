@@ -85,7 +85,7 @@ class Mamba(nn.Module):
         self.conv1d = nn.Conv1d(inner, inner, TAPS, groups=inner, padding=TAPS - 1)
         self.x_proj = nn.Linear(inner, self.rank + 2 * STATES, bias=False)
         self.dt_proj = nn.Linear(self.rank, inner)
-        self.A_log = nn.Parameter(torch.log(torch.arange(1.0, STATES + 1)).repeat(inner, 1))
+        self.A_log = nn.Parameter(torch.empty(inner, STATES))
         self.D = nn.Parameter(torch.ones(inner))
         self.out_proj = nn.Linear(inner, width, bias=False)
 
@@ -348,6 +348,8 @@ class NeuroStorm(nn.Module):
         return out
 
     def _initialise(self) -> None:
+        if self.patch_embed.fc.weight.is_meta:
+            return  # shapes only: there is nothing to fill, and torch would import its compiler for it, 3 s a process
         for module in self.modules():
             if isinstance(module, Positions):
                 nn.init.trunc_normal_(module.pos_embed, std=0.02)
@@ -358,6 +360,7 @@ class NeuroStorm(nn.Module):
                 low, high = math.log(1e-3), math.log(0.1)
                 step = torch.exp(torch.rand(len(module.D)) * (high - low) + low)
                 with torch.no_grad():
+                    module.A_log.copy_(torch.log(torch.arange(1.0, STATES + 1)))
                     module.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # softplus gives the step back
 
 

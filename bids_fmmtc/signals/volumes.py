@@ -11,16 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from bids_fmmtc.errors import CoverageError, ShortRecordingError
 from bids_fmmtc.signals.parcellate import Header, frames
 from bids_fmmtc.signals.windows import stretches
 from bids_fmmtc.types import ClipForm, Float32
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_array
 
 SNAP = 1e-3
 """Voxels: an affine this close to a whole number of voxels is that number, as float32 headers round."""
@@ -111,6 +113,8 @@ class Placed:
         where = np.concatenate(places)
         if len(column) == n:
             return cls(column, None, where, mask is not None)
+        from scipy.sparse import csr_array  # noqa: PLC0415  (0.2 s, which recordings without volumes do without)
+
         used, column = np.unique(column, return_inverse=True)
         matrix = csr_array((np.concatenate(weights), (np.concatenate(rows), column)), shape=(n, len(used)))
         return cls(used, matrix, where, mask is not None)

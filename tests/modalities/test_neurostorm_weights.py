@@ -3,6 +3,8 @@
 import argparse
 import json
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -133,6 +135,16 @@ def test_a_converted_folder_loads_to_the_bit_and_its_checksum_counts(tmp_path):
     assert all(torch.equal(v, loaded.state_dict()[k]) for k, v in model.state_dict().items())
     with pytest.raises(WeightsError, match="expected 00"):
         load_neurostorm(tmp_path / "enc", "00")
+
+
+def test_loading_needs_nothing_of_torch_s_compiler(tmp_path):
+    """Its import takes seconds, in the process of every participant."""
+    code = (
+        "import sys; from pathlib import Path; from bids_fmmtc.modalities.neurostorm_weights import load_neurostorm\n"
+    )
+    code += "load_neurostorm(Path(sys.argv[1])); print('torch._dynamo' in sys.modules)"
+    words = [sys.executable, "-c", code, str(write_encoder(tmp_path / "enc"))]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 def test_a_folder_with_more_than_an_encoder_or_a_pickle_is_refused(tmp_path):
