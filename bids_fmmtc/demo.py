@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--encoder",
         choices=tuple(ENCODERS),
         default=ENCODER,
-        help=f"small, of random weights: of parcel series (brainlm) or of volumes (neurostorm); default: {ENCODER}",
+        help=f"modality for which a small encoder of random weights is made; default: {ENCODER}",
     )
     options = parser.parse_args(argv)
     folder, encoder = options.folder.absolute(), options.encoder

@@ -112,6 +112,7 @@ IN_FUNCTIONS = {
     "llvmlite": ("modalities/neurostorm_kernels.py",),
     "bids": ("dataset/discover.py",),
     "nilearn": ("signals/clean.py", "signals/denoise.py", "signals/regressors.py", "synthetic.py"),
+    "scipy": ("signals/clean.py", "signals/spaces.py", "signals/volumes.py", "signals/windows.py"),
     "transformers": ("learning/head.py",),
     "captum": ("learning/explain.py",),
     "statsmodels": ("learning/trial.py",),
@@ -258,7 +259,7 @@ NAMED_IN = {
     "neurostorm": (
         *("modalities/neurostorm.py", "modalities/neurostorm_config.py", "modalities/neurostorm_heads.py"),
         *("modalities/neurostorm_kernels.py", "modalities/neurostorm_modality.py", "modalities/neurostorm_weights.py"),
-        *("modalities/__init__.py", "resources/", "fetch.py", "recipes.py"),
+        *("modalities/__init__.py", "resources/", "fetch.py", "recipes.py", "synthetic.py"),
     ),
 }
 
@@ -369,7 +370,7 @@ def test_the_extraction_path_imports_only_what_it_needs():
     found = loaded_by(code)
     assert {"numpy", "nibabel"} <= found
     heavy = {"torch", "nilearn", "transformers", "sklearn", "pandas", "bids", "nipype", "safetensors", "matplotlib"}
-    assert not found & (heavy | {"scipy", "numba", "llvmlite"})
+    assert not found & (heavy | {"numba", "llvmlite"})
 
 
 # documentation
