@@ -24,12 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812  (torch's own habit)
+from torch.utils.checkpoint import checkpoint
 
 from bids_fmmtc.errors import DataError
 from bids_fmmtc.modalities.neurostorm_config import EXPAND, STATES, TAPS, Four, NeuroStormConfig
 
 CHUNK = 4096
-"""Tokens worked on at a time where no gradient is asked for: few enough to stay in the cache."""
+"""Tokens worked on at a time: few enough to stay in the cache, and for a scan's steps to be held for the way back."""
 
 STEPS = 8
 """Steps of a scan whose decay is computed at once, without numba."""
@@ -195,8 +196,15 @@ class Block(nn.Module):
         rows = rows.reshape(batch * n, length, width)
         if self.prompt is not None:
             rows = torch.cat([self.prompt.expand(batch * n, -1, -1), rows], dim=1)
-        out: Tensor = self.mamba(rows)[:, -length:].reshape(batch, n * length, width)[:, windows.place]
+        out: Tensor = self._scanned(rows)[:, -length:].reshape(batch, n * length, width)[:, windows.place]
         return out
+
+    def _scanned(self, rows: Tensor) -> Tensor:
+        """Scan windows [n,L,C], some at a time, and on the way back once more: 2 GB a block are 100 MB then."""
+        if not torch.is_grad_enabled() or scan_of(rows.device) == "mamba_ssm":
+            return self.mamba(rows)  # type: ignore[no-any-return]
+        parts = rows.split(max(1, CHUNK // rows.shape[1]))
+        return torch.cat([checkpoint(self.mamba, part, use_reentrant=False) for part in parts])
 
 
 class PatchMerging(nn.Module):
