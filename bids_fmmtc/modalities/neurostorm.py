@@ -203,7 +203,7 @@ class Block(nn.Module):
         """Scan windows [n,L,C], some at a time, and on the way back once more: 2 GB a block are 100 MB then."""
         if not torch.is_grad_enabled() or scan_of(rows.device) == "mamba_ssm":
             return self.mamba(rows)  # type: ignore[no-any-return]
-        parts = rows.split(max(1, CHUNK // rows.shape[1]))
+        parts = torch.split(rows, max(1, CHUNK // rows.shape[1]))
         return torch.cat([checkpoint(self.mamba, part, use_reentrant=False) for part in parts])
 
 
