@@ -30,8 +30,8 @@ class Entry(NamedTuple):
         ``module:function`` that checks its options, with the arguments of `check_spec`; it runs in the parent
         process, so its module must not import torch. None: the modality has no options.
     form
-        ``module:function`` that tells the clips an encoder of volumes reads, from its folder of weights; None: it reads
-        parcel series. Its module must not import torch either.
+        ``module:function`` that tells the clips an encoder of volumes reads, from its folder of weights (None for one
+        without); None: it reads parcel series. Its module must not import torch either.
     centres
         Whether it needs to know where parcels lie.
     about
@@ -168,7 +168,7 @@ def clip_forms(recipe: Recipe, weights: Mapping[str, Path]) -> tuple[ClipForm, .
     """
     forms = []
     for name in of_volumes(recipe):
-        found = _found(str(_entry(name).form))(weights[name])
+        found = _found(str(_entry(name).form))(weights.get(name))
         forms += [] if found in forms else [found]
     return tuple(forms)
 
