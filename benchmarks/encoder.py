@@ -1,10 +1,13 @@
-"""Time and memory of BrainLM's encoder on one window, against attention written out as FMM_TC runs it.
+"""Time and memory of both encoders: BrainLM on one window, and NeuroSTORM on one clip.
 
-Each measurement is a fresh child process (wall and CPU time and peak memory from ``os.wait4``), in rounds that
-alternate between the variants. A child that only imports and loads the model gives the base that is subtracted. The
-weights are random, in checkpoint-1400's configuration; the window has 424 parcels and 200 frames.
+BrainLM is compared with attention written out as FMM_TC runs it, NeuroSTORM with a plain loop over the steps of its
+scan and with transformers' `MambaMixer` in the same backbone (`neurostorm_encoder.py`). Each measurement is a fresh
+child process (wall and CPU time and peak memory from ``os.wait4``), in rounds that alternate between the variants. A
+child that only imports and loads what all need gives the base that is subtracted. The weights are random, in the
+published configurations; the window has 424 parcels and 200 frames, the clip 96 x 96 x 96 voxels and 20 frames.
 
-    python benchmarks/encoder.py --rounds 5 --threads 2 --json encoder.json
+    python benchmarks/encoder.py [--only brainlm|neurostorm] --rounds 5 --threads 2 --json encoder.json
+    python benchmarks/encoder.py --quick   # one small round; fails where the compiled scan has lost its vectors
 """
 
 from __future__ import annotations
@@ -185,9 +188,11 @@ def markdown(table, rounds, threads):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=["brainlm", "neurostorm"], help="one of the two (default: both)")
     parser.add_argument("--rounds", type=int, default=5, help="rounds over all variants (default 5)")
-    parser.add_argument("--threads", type=int, default=2, help="threads of each child (default 2)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of BrainLM's children (default 2)")
+    parser.add_argument("--quick", action="store_true", help="NeuroSTORM of a small grid, once, and the guard")
     parser.add_argument("--json", type=Path, help="also write every figure here")
     parser.add_argument("--child", choices=[*VARIANTS, "make"], help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
@@ -199,19 +204,53 @@ def main():
         child(options.child, options.folder, options.threads)
         return
 
+    result = {"settings": {"rounds": options.rounds, "threads": options.threads}}
+    if options.only != "neurostorm" and not options.quick:
+        result["brainlm"] = run_brainlm(options)
+    met = True
+    if options.only != "brainlm":
+        result["neurostorm"], met = run_neurostorm(options)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n")
+    raise SystemExit(0 if met else 1)
+
+
+def run_brainlm(options):
+    """Print the table of BrainLM; return its figures."""
     with tempfile.TemporaryDirectory() as folder:
         torch_version = measure("make", folder, options.threads)["torch"]
         runs = {variant: [] for variant in VARIANTS}
         for done in range(options.rounds):
             for variant, found in runs.items():
                 found.append(measure(variant, folder, options.threads))
-            print(f"round {done + 1} of {options.rounds}", file=sys.stderr)
+            print(f"BrainLM: round {done + 1} of {options.rounds}", file=sys.stderr)
     table = summarise(runs)
-    print(markdown(table, options.rounds, options.threads))
-    if options.json:
-        figures = {v: [{k: x for k, x in run.items() if k != "cls"} for run in found] for v, found in runs.items()}
-        settings = {"rounds": options.rounds, "threads": options.threads, "torch": torch_version}
-        options.json.write_text(json.dumps({"settings": settings, "median": table, "runs": figures}, indent=1) + "\n")
+    print(markdown(table, options.rounds, options.threads) + "\n")
+    figures = {v: [{k: x for k, x in run.items() if k != "cls"} for run in found] for v, found in runs.items()}
+    return {"torch": torch_version, "median": table, "runs": figures}
+
+
+def run_neurostorm(options):
+    """Print the table of NeuroSTORM and what is met; return its figures, and whether what must hold anywhere does."""
+    import neurostorm_encoder as neurostorm  # this folder's
+
+    rounds, size = (1, "quick") if options.quick else (options.rounds, "full")
+    with tempfile.TemporaryDirectory() as cache:
+        runs, compiling = neurostorm.run(rounds, size, cache)
+        guard = neurostorm.check_guard(cache)
+    table = neurostorm.summarise(runs)
+    print(neurostorm.markdown(table, rounds, size) + "\n")
+    print(f"Compiling once, kept from process to process: {compiling['first_cpu_s']:.1f} CPU s of the first clip.\n")
+    anywhere = [*neurostorm.agreement(table, runs), guard]
+    if options.quick:
+        print("Quick: a small grid and one round say nothing about the other targets.")
+        found = anywhere
+    else:
+        found = [*neurostorm.verdicts(table, runs), anywhere[-1]]
+    print("\n".join(f"- {'met' if ok else 'MISSED'}: {what}" for ok, what in found))
+    figures = {v: [{k: x for k, x in r.items() if k != "vector"} for r in several] for v, several in runs.items()}
+    verdicts = [{"met": bool(ok), "what": what} for ok, what in found]
+    return {"median": table, "runs": figures, "verdicts": verdicts}, all(ok for ok, _ in anywhere)
 
 
 if __name__ == "__main__":

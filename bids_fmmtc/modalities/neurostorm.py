@@ -217,7 +217,12 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,X,Y,Z,T,C] -> [B,X/2,Y/2,Z/2,T,2C]; the last axis of space changes fastest among the eight."""
-        parts = [x[:, i::2, j::2, k::2] for i in (0, 1) for j in (0, 1) for k in (0, 1)]
+        # Two faces of the grid at a time, which stay in the cache.
+        faces = x.unbind(1)
+        return torch.stack([self._merged(faces[i], faces[i + 1]) for i in range(0, len(faces), 2)], 1)
+
+    def _merged(self, *pair: Tensor) -> Tensor:
+        parts = [x[:, j::2, k::2] for x in pair for j in (0, 1) for k in (0, 1)]  # 2 x [B,Y,Z,T,C]
         out: Tensor = self.reduction(self.norm(torch.cat(parts, dim=-1)))
         return out
 
@@ -254,10 +259,10 @@ class Positions(nn.Module):
         self.time_embed = nn.Parameter(torch.zeros(1, width, 1, 1, 1, frames))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add both to x [B,X,Y,Z,T,C]; a shorter clip takes the first time embeddings."""
-        time = self.time_embed[..., : x.shape[4]]
-        out: Tensor = x + self.pos_embed.movedim(1, -1) + time.movedim(1, -1)
-        return out
+        """Add both to x [B,X,Y,Z,T,C], in place; a shorter clip takes the first time embeddings."""
+        x += self.pos_embed.movedim(1, -1).contiguous()
+        x += self.time_embed[..., : x.shape[4]].movedim(1, -1).contiguous()
+        return x
 
 
 class PatchEmbed(nn.Module):
@@ -270,15 +275,16 @@ class PatchEmbed(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B,1,X,Y,Z,T] voxels -> [B,X',Y',Z',T,C] tokens; within a patch z changes fastest."""
-        # Slab by slab along x: the voxels of a token lie far apart, and a copy of them all in order is a second clip.
-        return torch.stack([self.fc(self._slab(x, i)) for i in range(0, x.shape[2], self.patch[0])], 1)
-
-    def _slab(self, x: Tensor, start: int) -> Tensor:
-        """Return the voxels of one slab's patches, [B,Y',Z',T,a*b*c]."""
         a, b, c, _ = self.patch
-        batch, _, _, y, z, t = x.shape
-        slab = x[:, 0, start : start + a].reshape(batch, a, y // b, b, z // c, c, t)
-        return slab.permute(0, 2, 4, 6, 1, 3, 5).flatten(4)
+        weight = self.fc.weight.view(-1, 1, a, b, c)
+        tokens = x.new_empty(
+            len(x), *(n // p for n, p in zip(x.shape[2:5], (a, b, c), strict=True)), x.shape[5], len(weight)
+        )
+        for t in range(x.shape[5]):
+            # An axis of channels of stride 1 tells the convolution that they come last: it takes half the time.
+            frame = x[:, 0, ..., t, None].movedim(-1, 1)  # [B,1,X,Y,Z]
+            tokens[..., t, :] = F.conv3d(frame, weight, self.fc.bias, stride=(a, b, c)).movedim(1, -1)
+        return tokens
 
 
 class NeuroStorm(nn.Module):
@@ -333,22 +339,28 @@ class NeuroStorm(nn.Module):
         DataError
             Another shape, or more frames than there are time embeddings.
         """
+        self._check(x)
+        x = self.patch_embed(x)
+        yield x.movedim(-1, 1)
+        for positions, stage in zip(self.pos_embeds, self.layers, strict=True):
+            x = stage(positions(x.clone()))  # whoever took it may keep it
+            yield x.movedim(-1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the last tokens [B,C,X,Y,Z,T] of clips [B,1,X,Y,Z,T]; raises as `stages`."""
+        self._check(x)
+        x = self.patch_embed(x)
+        for positions, stage in zip(self.pos_embeds, self.layers, strict=True):
+            x = stage(positions(x))
+        return x.movedim(-1, 1)
+
+    def _check(self, x: Tensor) -> None:
         expected = (self.config.in_chans, *self.config.img_size[:3])
         if x.ndim != 6 or tuple(x.shape[1:5]) != expected or not 0 < x.shape[5] <= self.config.frames:
             raise DataError(
                 f"NeuroSTORM: expected clips (B, {', '.join(map(str, expected))}, T), T up to {self.config.frames}, "
                 f"found {tuple(x.shape)}."
             )
-        x = self.patch_embed(x)
-        yield x.movedim(-1, 1)
-        for positions, stage in zip(self.pos_embeds, self.layers, strict=True):
-            x = stage(positions(x))
-            yield x.movedim(-1, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the last tokens [B,C,X,Y,Z,T] of clips [B,1,X,Y,Z,T]."""
-        *_, last = self.stages(x)
-        return last
 
     def vector(self, x: Tensor) -> Tensor:
         """Return the mean over the last tokens, [B,C]: what the published heads read."""

@@ -5,8 +5,8 @@ activations. As torch operations each of them walks over memory by itself and th
 one loop with channels in the vector lanes. `neurostorm` computes the same without numba, within 5e-6.
 
 Shapes: m tokens of whole windows, window after window, L tokens each; C channels, E = 2 C inner channels, S states.
-Only `contract` of the fast-math flags is allowed (fused multiply-add): sums keep their order, so that the same input
-gives the same bits.
+Of the fast-math flags `contract` is allowed (fused multiply-add), and `reassoc` for the two sums of a LayerNorm: the
+same input gives the same bits on the same machine.
 """
 
 # ruff: noqa: N803, PLR0913, PLR0917  (A, B, C, D are the scan's own names; a kernel takes every array it touches)
@@ -99,28 +99,32 @@ def _softplus(x: Any) -> Any:
     return max(x, _ZERO) + y * p
 
 
+@nb.jit(**{**_JIT, "fastmath": {"contract", "reassoc"}})
+def _norm(row: Array, weight: Array, bias: Array, eps: float, out: Array) -> None:
+    """LayerNorm of one token (C,); its two sums may be taken in vectors, in an order that a machine keeps."""
+    width = row.shape[0]
+    scale = _ONE / _f(width)
+    total = _ZERO
+    for c in range(width):
+        total += row[c]
+    mean = total * scale
+    square = _ZERO
+    for c in range(width):
+        d = row[c] - mean
+        square += d * d
+    inverse = _ONE / np.sqrt(square * scale + _f(eps))
+    for c in range(width):
+        out[c] = (row[c] - mean) * inverse * weight[c] + bias[c]
+
+
 @nb.jit(**_JIT)
 def gather_norm(x: Array, index: Any, weight: Array, bias: Array, eps: float, out: Array) -> None:
     """LayerNorm of rows ``x[index]``; rows of padding (index < 0) become zero, as the reference pads after the norm."""
-    width = x.shape[1]
-    scale = _ONE / _f(width)
     for m in range(index.shape[0]):
-        at = index[m]
-        if at < 0:
-            for c in range(width):
-                out[m, c] = _ZERO
-            continue
-        total = _ZERO
-        for c in range(width):
-            total += x[at, c]
-        mean = total * scale
-        square = _ZERO
-        for c in range(width):
-            d = x[at, c] - mean
-            square += d * d
-        inverse = _ONE / np.sqrt(square * scale + _f(eps))
-        for c in range(width):
-            out[m, c] = (x[at, c] - mean) * inverse * weight[c] + bias[c]
+        if index[m] < 0:
+            out[m, :] = _ZERO
+        else:
+            _norm(x[index[m]], weight, bias, eps, out[m])
 
 
 @nb.jit(**_JIT)
@@ -198,27 +202,14 @@ def scan(
 @nb.jit(**_JIT)
 def add_norm(x: Array, index: Any, mixed: Array, weight: Array, bias: Array, eps: float, out: Array) -> None:
     """Add the mixer's result to its tokens in place, ``x[index] += mixed``, and give their LayerNorm (m, C)."""
-    width = x.shape[1]
-    scale = _ONE / _f(width)
     for m in range(index.shape[0]):
-        at = index[m]
-        if at < 0:
-            for c in range(width):
-                out[m, c] = _ZERO
-            continue
-        total = _ZERO
-        for c in range(width):
-            value = x[at, c] + mixed[m, c]
-            x[at, c] = value
-            total += value
-        mean = total * scale
-        square = _ZERO
-        for c in range(width):
-            d = x[at, c] - mean
-            square += d * d
-        inverse = _ONE / np.sqrt(square * scale + _f(eps))
-        for c in range(width):
-            out[m, c] = (x[at, c] - mean) * inverse * weight[c] + bias[c]
+        if index[m] < 0:
+            out[m, :] = _ZERO
+        else:
+            row = x[index[m]]
+            for c in range(row.shape[0]):
+                row[c] += mixed[m, c]
+            _norm(row, weight, bias, eps, out[m])
 
 
 @nb.jit(**_JIT)
