@@ -9,6 +9,7 @@ import pytest
 
 from bids_fmmtc.errors import ConfoundsError, ShortRecordingError
 from bids_fmmtc.recipe import Denoising
+from bids_fmmtc.recipes import named
 from bids_fmmtc.signals.denoise import STRATEGIES, Confounds, choose, confound_arguments, denoise, read_confounds
 from bids_fmmtc.signals.parcellate import parcellate, read_header
 from bids_fmmtc.types import RoiSeries
@@ -99,6 +100,18 @@ def test_cleaning_parcels_equals_cleaning_voxels(slab, restless, strategy, globa
     # Something was cleaned at all.
     plain = raw.values[got.keep] - raw.values[got.keep].mean(axis=0)
     assert np.abs(got.values[got.keep] - plain).max() > 0.05 * plain.std()
+
+
+def test_the_recipe_that_is_called_denoised_takes_out_what_its_page_says(slab, restless):
+    got = denoise(slab[2], restless[1], named("fmm_tc_denoised").denoising)
+    motion = {name for name in got.regressors if name.startswith(("trans_", "rot_"))}
+    assert len(motion) == 24
+    assert set(got.regressors) - motion == {"white_matter", "csf"}
+    assert got.keep.all()
+    plain = slab[2].values - slab[2].values.mean(axis=0)
+    slow = np.fft.rfftfreq(260, 1.5) < 0.006
+    before, after = ((np.abs(np.fft.rfft(values, axis=0)) ** 2)[slow].sum() for values in (plain, got.values))
+    assert after < 0.1 * before
 
 
 def test_detrend_false_keeps_the_trend(slab):
