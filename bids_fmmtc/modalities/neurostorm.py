@@ -242,7 +242,7 @@ class Stage(nn.Module):
         flat = x.flatten(1, 4)  # [B,X,Y,Z,T,C] -> [B,N,C]
         for j, block in enumerate(self.blocks):
             windows = partition(grid, self.window, shifted=self.shifts and j % 2 == 1)
-            if needs_gradient(flat, block):
+            if needs_gradient(flat, block) or scan_of(flat.device) == "mamba_ssm":
                 flat = block(flat, windows)
             elif isinstance(block, Block):
                 run_block(block, flat, windows)
@@ -404,7 +404,8 @@ def run_block(block: Block, x: Tensor, windows: Windows) -> None:
     """
     compiled = kernels() if x.device.type == "cpu" and x.dtype == torch.float32 else None
     length = windows.tokens.shape[1] + (0 if block.prompt is None else block.prompt.shape[1])
-    pieces = torch.split(windows.tokens.to(x.device), max(1, CHUNK // length))
+    at_once = max(1, CHUNK // length) if x.device.type == "cpu" else len(windows.tokens)  # a GPU wants few, large steps
+    pieces = torch.split(windows.tokens.to(x.device), at_once)
     run = _Torch(block, x.shape[2]) if compiled is None else _Compiled(block, len(pieces[0]), length, compiled)
     for clip in x:
         for piece in pieces:

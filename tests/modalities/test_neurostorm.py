@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -215,6 +216,26 @@ def test_the_scan_is_the_recurrence():
                 expected[n, t, e] = h @ c[n, t]
     found = selective_scan(*(torch.from_numpy(v.astype(np.float32)) for v in (u, dt, a, b, c)))
     np.testing.assert_allclose(found.numpy(), expected, atol=2e-6)
+
+
+def test_the_installed_kernel_is_asked_without_gradients_too(monkeypatch):
+    model, clip, calls = random_model(prompts=2), random_clip(), []
+
+    def selective_scan_fn(u, dt, a, b, c):  # of mamba_ssm: channels before time
+        calls.append(u.shape)
+        monkeypatch.setattr(neurostorm, "scan_of", lambda _device: "torch")
+        out = selective_scan(*(v.transpose(1, 2) for v in (u, dt)), a, *(v.transpose(1, 2) for v in (b, c)))
+        monkeypatch.setattr(neurostorm, "scan_of", lambda _device: "mamba_ssm")
+        return out.transpose(1, 2)
+
+    with torch.no_grad():
+        expected = model(clip)
+        for name in ("mamba_ssm", "mamba_ssm.ops", "mamba_ssm.ops.selective_scan_interface"):
+            monkeypatch.setitem(sys.modules, name, ModuleType(name))
+        sys.modules[name].selective_scan_fn = selective_scan_fn
+        monkeypatch.setattr(neurostorm, "scan_of", lambda _device: "mamba_ssm")
+        close(model(clip), expected, 5e-6)
+    assert len(calls) == sum(SMALL.depths)
 
 
 def test_cuda_takes_the_installed_kernel_and_a_cpu_never_does(tmp_path, monkeypatch):
