@@ -5,10 +5,10 @@
 The recording is that of `participant.py` (97 x 115 x 97 voxels of 2 mm, int16, gzip level 1, zeros outside the field of
 view; repetition time 2 s), of 100, 300 and 600 frames; the longest has frames twice, as no cost depends on what they
 hold. It is brought to the grid and clock of NeuroSTORM's clips as the program does it: one pass for the sums that set
-the scale, one that yields the clips; "and parcel series" makes those in the first pass, which a run needs anyway. Axes of image
-and grid are parallel, a quarter of a voxel apart, as fMRIPrep's template outputs are, or not ("aligned"). Each variant
-is a fresh child process with one thread, in rounds over all variants; medians count. On a busy machine compare CPU
-seconds.
+the scale, one that yields the clips; "and parcel series" makes those in the first pass, which a run needs anyway. Axes
+of image and grid are parallel, a quarter of a voxel apart, as fMRIPrep's template outputs are, or not ("aligned"). Each
+variant is a fresh child process with one thread, in rounds over all variants; medians count. On a busy machine compare
+CPU seconds.
 """
 
 from __future__ import annotations
