@@ -10,12 +10,14 @@ from bids_fmmtc.modalities import (
     TABLE,
     Entry,
     check_spec,
+    clip_forms,
     load_modality,
     of_centres,
     of_volumes,
     pretrained,
 )
 from bids_fmmtc.recipe import ModalitySpec, Recipe
+from bids_fmmtc.types import ClipForm
 
 
 def test_every_name_in_the_table_is_a_modality():
@@ -40,6 +42,16 @@ def test_the_table_tells_what_a_recipe_needs():
     assert of_centres(recipe) == ("brainlm",)
     with pytest.raises(RecipeError, match="no modality 'telepathy'"):
         of_volumes(Recipe(modalities=(ModalitySpec("telepathy"),)))
+
+
+def test_an_encoder_of_volumes_may_have_no_weights(monkeypatch):
+    asked = []
+    form = ClipForm((2, 2, 2), ((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)), 1.0, 2)
+    monkeypatch.setattr(sys.modules[__name__], "toy_form", lambda weights: asked.append(weights) or form, raising=False)
+    monkeypatch.setitem(TABLE, "toy", Entry("nowhere:Toy", form=f"{__name__}:toy_form"))
+    recipe = Recipe(modalities=(ModalitySpec("toy"), ModalitySpec("fc")))
+    assert clip_forms(recipe, {}) == (form,)
+    assert asked == [None]
 
 
 def test_a_new_encoder_is_one_line(monkeypatch):
