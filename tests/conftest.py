@@ -6,6 +6,7 @@ is a check that was silently lost.
 
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -26,6 +27,11 @@ settings.load_profile("steady")
 # Two workers of the tests on two cores: threads of small matrix products would only wait for each other.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+
+# A shell starts what runs in its background with Ctrl-C ignored, and every process below inherits that: then nothing
+# that a test interrupts would end.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _OWN = ("FMMTC_", "TEMPLATEFLOW_", "XDG_", "HF_")
 _FORBID_SKIPS = "FMMTC_FORBID_SKIPS"
