@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bids_fmmtc.dataset.naming import is_text
 from bids_fmmtc.dataset.series import SeriesFolder, choose_atlas, find_series
 from bids_fmmtc.errors import (
     AtlasError,
@@ -261,7 +262,8 @@ def find_imported(settings: Settings, recipe: Recipe) -> Imported | None:
     wanted = settings.atlas if settings.atlas_given else recipe.atlas.name if named else None
     label = choose_atlas(files, wanted, folder, strict=settings.atlas_given)
     name = plain(wanted or label or "") or "Parcels"
-    place = _among_resources(name, settings) or _first_with_header([f.path for f in files if f.atlas == label])
+    tables = [f.path for f in files if f.atlas == label and is_text(str(f.path))]
+    place = _among_resources(name, settings) or _first_with_header(tables)
     return Imported(found, label, place.absolute(), name)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 
 import nibabel as nib
@@ -12,7 +13,7 @@ import pytest
 from small import SHARED, content, run, scans, validate
 
 from bids_fmmtc.dataset.store import read_features, read_record, read_table, write_array, write_json, write_table
-from bids_fmmtc.recipe import Recipe
+from bids_fmmtc.recipe import Recipe, Windows
 from bids_fmmtc.recording import reopen
 from bids_fmmtc.signals.atlas import read_atlas
 from bids_fmmtc.signals.parcels import open_atlas
@@ -254,3 +255,20 @@ def test_the_encoder_takes_the_parcels_of_a_real_cohort(tmp_path, demo_bundle):
     assert one["brainlm"].shape == other["brainlm"].shape == (1, 32)
     assert np.isfinite(one["brainlm"]).all()
     assert not np.array_equal(one["brainlm"], other["brainlm"])
+
+
+def test_a_table_in_a_folder_of_another_encoding_costs_its_own_row(tmp_path):
+    series, odd = tmp_path / "series", tmp_path / "series" / os.fsdecode(b"d\xe9p")
+    for folder, label in ((odd, "1"), (series, "2")):
+        values = np.random.default_rng(int(label)).normal(size=(30, 4)).astype(np.float32)
+        write_array(folder / f"sub-{label}_timeseries.tsv", list("abcd"), values)
+    (tmp_path / "recipe.json").write_text(json.dumps(Recipe(windows=Windows(10, 10, short_least=5)).to_json()))
+    words = [series, tmp_path / "out", "participant", "--timeseries", series, "--repetition-time", "2"]
+    done = run([*map(str, words), "--recipe", str(tmp_path / "recipe.json"), "-w", str(tmp_path / "work")])
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert not list((tmp_path / "out" / "logs").glob("crash-*"))
+    (line,) = [text for text in done.stdout.splitlines() if text.startswith("sub-1_")]
+    assert r"d\xe9p/sub-1_timeseries.tsv is not UTF-8 text. Rename it" in line
+    assert [scans(tmp_path, label)[0]["fmmtc_status"] for label in "12"] == ["failed", "ok"]
+    assert validate(tmp_path / "out")[0] == 0

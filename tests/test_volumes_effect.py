@@ -14,21 +14,17 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from group.parts import _no_page
 from modalities.neurostorm_parts import random_model, write_encoder
 from nilearn.datasets import load_mni152_brain_mask
 from safetensors.torch import save_file
+from volumes_parts import make_features
 
 from bids_fmmtc import synthetic
-from bids_fmmtc.cli import main, parse
-from bids_fmmtc.dataset.describe import prepare_dataset
-from bids_fmmtc.dataset.store import Layout, write_json, write_table
+from bids_fmmtc.cli import main
+from bids_fmmtc.dataset.store import write_json, write_table
 from bids_fmmtc.modalities.brainlm import BrainLM, BrainLMConfig
 from bids_fmmtc.modalities.neurostorm_config import NeuroStormConfig
-from bids_fmmtc.participant import process_subject
-from bids_fmmtc.plan import resolve
 from bids_fmmtc.recipe import AtlasSpec, Connectivity, ModalitySpec, Recipe, Windows
-from bids_fmmtc.run import discover, make_tasks
 from bids_fmmtc.signals.atlas import read_atlas
 
 pytestmark = pytest.mark.slow
@@ -113,19 +109,6 @@ def cohort(tmp_path_factory):
     write_json(root / "recipe.json", recipe.to_json())
     make_features(root)
     return root
-
-
-def make_features(root):
-    words = [root / "fmriprep", root / "out", "participant", "--atlas", root / "atlas-Demo", "--device", "cpu"]
-    words += ["--recipe", root / "recipe.json", "--encoder-weights", root / "weights"]
-    settings = parse([*map(str, words)], {})
-    plan = resolve(settings)
-    selection, links = discover(settings, plan.recipe, plan.atlas.space, plan.transform)
-    prepare_dataset(Layout(settings.output_dir, plan.atlas.name), plan.recipe, plan.atlas, links)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bids_fmmtc.participant.draw_participant", _no_page)  # a second each, and tested elsewhere
-        for task in make_tasks(settings, plan, selection, links):
-            process_subject(task, lambda report: None)
 
 
 @pytest.fixture(scope="module")

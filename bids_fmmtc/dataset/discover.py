@@ -8,6 +8,7 @@ for its database; it then replaces the listing of ``func`` folders, and all else
 from __future__ import annotations
 
 import contextlib
+import logging
 import re
 import shutil
 import tempfile
@@ -24,6 +25,7 @@ from bids_fmmtc.dataset.folders import (
     find_derivatives,
     func_files,
     list_participants,
+    odd_folders,
     refuse_absent,
 )
 from bids_fmmtc.dataset.naming import (
@@ -51,6 +53,7 @@ from bids_fmmtc.types import Failure, Recording, Selection, Skipped
 
 __all__ = ["Query", "find_derivatives", "find_recordings", "list_participants", "read_filter_file"]
 
+_log = logging.getLogger(__name__)
 _DATABASE = "layout_index.sqlite"
 _NOT_FUNC = r"^/(code|derivatives|logs|sourcedata)(/|$)|^/sub-[^/]+/(ses-[^/]+/)?(anat|dwi|figures|fmap|log|perf)(/|$)"
 
@@ -143,9 +146,12 @@ def find_recordings(roots: Sequence[Path], query: Query, database_dir: Path | No
     query = replace(query, filters=parse_filters(query.filters, _spellings(), "filters"))
     everyone = list_participants(roots)
     labels = _asked(roots, everyone, query)
+    if (odd := odd_folders(roots)) and not query.participants:
+        _log.warning("Passed over %d folders that are no sub-LABEL (letters and digits): %s.", len(odd), some(odd))
     finder = _Finder(roots, [_lister(root, roots, labels, database_dir) for root in roots], query)
     for label in labels:
         finder.add(label)
+    finder.tell_unread()
     _refuse_empty(finder, set(everyone).difference(labels))
     return finder.selection()
 
@@ -196,6 +202,7 @@ class _Finder:
         self.without: list[Failure] = []
         self.there = _labels([])
         self.old: list[str] = []
+        self.unread: list[str] = []
         self.selected = False
         self._sidecars = Sidecars()
 
@@ -205,13 +212,20 @@ class _Finder:
         missing = {name: set(labels) - self.there[name] for name, labels in asked.items()}
         return {name: labels for name, labels in missing.items() if labels}
 
+    def tell_unread(self) -> None:
+        """Say which BOLD files have names that cannot be read, so that none is lost unseen."""
+        if self.unread:
+            _log.warning(
+                "Passed over %d BOLD files whose names are no BIDS names: %s.", len(self.unread), some(self.unread)
+            )
+
     def look(self, label: str) -> tuple[list[Image], list[Listing]]:
         """Parse the names of all BOLD files of a participant and remember which labels there are."""
         listings = [lister(label) for lister in self.listers]
         images = [
             image
             for order, (root, listing) in enumerate(zip(self.roots, listings, strict=True))
-            for image in _images(root, order, listing)
+            for image in _images(root, order, listing, self.unread)
         ]
         self.there = {name: labels | self.there[name] for name, labels in _labels(images).items()}
         self.selected = self.selected or any(map(self.query.selects, images))
@@ -301,13 +315,16 @@ def _failure(key: str, error: FmmtcError) -> Failure:
     return Failure(key, "discover", error.kind, error.message, error.hint)
 
 
-def _images(root: Path, order: int, listing: Listing) -> Iterator[Image]:
+def _images(root: Path, order: int, listing: Listing, unread: list[str]) -> Iterator[Image]:
+    """Yield the BOLD files of a participant; add the names that cannot be parsed to ``unread``."""
     for folder, names in listing.items():
         for name in sorted(names):
             if "_bold." in name and name.endswith((".nii.gz", ".nii", ".gii")):
                 image = _parse(root, order, folder, name)
                 if image is not None:
                     yield image
+                elif not is_old_name(name):
+                    unread.append(name)
 
 
 def _parse(root: Path, order: int, folder: Path, name: str) -> Image | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_fmmtc import reading
-from bids_fmmtc.dataset.naming import Image, natural, some
+from bids_fmmtc.dataset.naming import Image, is_text, natural, printable, some
 from bids_fmmtc.errors import DataError, InputError, MissingInputError, RepetitionTimeError, UnreadableError, UsageError
 from bids_fmmtc.reading import read_object
 
@@ -30,6 +30,7 @@ _LABEL = re.compile(r"sub-([A-Za-z0-9+]+)")
 _PROBED = 20  # participants looked at to tell whether a folder that does not say so is fMRIPrep's
 _TR_SECONDS = (0.05, 30.0)  # no scanner is faster or slower; 2000 is milliseconds
 _POINTER = b"/annex/objects/"
+_RENAME = "Rename it, or give a link with a plain name."
 
 
 def find_derivatives(bids_dir: Path, derivatives: Sequence[tuple[str | None, Path]] = ()) -> tuple[Path, ...]:
@@ -69,6 +70,9 @@ def find_derivatives(bids_dir: Path, derivatives: Sequence[tuple[str | None, Pat
             "Give fMRIPrep's output folder as bids_dir, or name it with --derivatives PATH.",
         )
     roots = tuple(dict.fromkeys(Path(root).absolute() for root in found))
+    for root in roots:
+        if not is_text(str(root)):
+            raise InputError(f"The name of dataset {printable(str(root))} is not UTF-8 text.", _RENAME)
     _mind_versions(roots, named=bool(derivatives))
     for root in roots:
         if not (root / _DESCRIPTION).exists():
@@ -196,6 +200,12 @@ def list_participants(roots: Iterable[Path]) -> tuple[str, ...]:
     return tuple(sorted(labels, key=natural))
 
 
+def odd_folders(roots: Iterable[Path]) -> list[str]:
+    """List the names of folders that begin as a participant's and hold no label, in any root."""
+    names = [entry.name for root in roots for entry in entries(root) if is_folder(entry)]
+    return [name for name in names if name.startswith("sub-") and _LABEL.fullmatch(name) is None]
+
+
 def is_folder(entry: os.DirEntry[str]) -> bool:
     """Tell whether an entry is a folder; one that cannot be looked at, as links in a circle, counts: it is named so."""
     try:
@@ -262,8 +272,11 @@ def refuse_absent(path: Path) -> None:
     MissingInputError
         If the file is a dangling link or a git-annex pointer, or is not there any more.
     DataError
-        If it is no regular file: reading a pipe or a device may never end.
+        If it is no regular file: reading a pipe or a device may never end. If its path is not UTF-8: it could not be
+        written into JSON and tables.
     """
+    if not is_text(str(path)):
+        raise DataError(f"{printable(str(path))} is not UTF-8 text.", _RENAME)
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):

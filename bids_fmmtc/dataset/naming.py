@@ -67,9 +67,29 @@ def told_padding(pairs: Mapping[str, str]) -> tuple[str, ...]:
     )
 
 
+def is_text(name: str) -> bool:
+    """Tell whether a name of a file or folder is UTF-8, as what is written into JSON and tables must be."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def printable(name: str) -> str:
+    r"""Return a name on one line, with what is no text as escapes; bytes of another encoding as ``\xe9``."""
+    return "".join(c if c.isprintable() else _escaped(c) for c in name)
+
+
+def _escaped(c: str) -> str:
+    # Python holds a byte that is no UTF-8 as a surrogate from U+DC80 on.
+    byte = ord(c) - 0xDC00
+    return f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else c.encode("unicode_escape").decode()
+
+
 def some(labels: Iterable[str], most: int = 10) -> str:
     """Join labels in natural order for a message; long lists are cut and counted."""
-    names = sorted(set(labels), key=natural)
+    names = sorted({printable(label) for label in labels}, key=natural)
     if not names:
         return "none"
     return ", ".join(names) if len(names) <= most else f"{', '.join(names[:most])}, … ({len(names)} in all)"

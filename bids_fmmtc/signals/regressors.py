@@ -7,6 +7,7 @@ for it.
 from __future__ import annotations
 
 import json
+import re
 import tempfile
 import warnings
 from collections.abc import Mapping
@@ -197,12 +198,18 @@ def _ask_nilearn(confounds: Confounds, spec: Denoising) -> tuple[tuple[str, ...]
             design, sample = load_confounds(str(image), **confound_arguments(spec) | {"demean": False})
         except (ValueError, KeyError, OSError) as error:
             text = " ".join(str(error).split()).rstrip(".").replace(str(table.with_suffix(".json")), sidecar.name)
+            text = re.sub(r"\[('[^\]]*')\]", _sorted_names, text)
             raise ConfoundsError(f"{confounds.path.name} does not serve {spec.strategy!r}: {text}.", _REMEDY) from None
     keep = np.ones(len(confounds.values), np.bool_)
     if sample is not None:
         keep[:] = False
         keep[np.asarray(sample, int)] = True
     return tuple(str(c) for c in design.columns), keep
+
+
+def _sorted_names(listed: re.Match[str]) -> str:
+    """Sort a list of names: nilearn has them in the order of a set, which is another one in each process."""
+    return f"[{', '.join(sorted(listed[1].split(', ')))}]"
 
 
 def _write_table(path: Path, confounds: Confounds) -> None:

@@ -105,8 +105,9 @@ class Placed:
             weights.append(share.T[counts.T].astype(np.float32))
             n += len(inside)
         if n < LEAST_FOREGROUND:
+            within = "" if mask is None else f" inside its brain mask ({np.count_nonzero(mask):,} of its own)"
             raise CoverageError(
-                f"only {n} voxels of {header.path.name} lie on the encoder's grid.",
+                f"{header.path.name} has only {n} voxels on the encoder's grid{within}: no brain.",
                 "Check the affine and the brain mask.",
             )
         column = np.concatenate(columns)

@@ -1,5 +1,6 @@
 import csv
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -72,6 +73,26 @@ def test_participants_are_folders_in_natural_order(root):
     (root / "sub-99").touch()
     assert list_participants([root]) == ("2", "10")
     assert keys(find(root)) == ["sub-2_task-rest", "sub-10_task-rest"]
+
+
+def test_odd_names_are_passed_over_in_one_line_each_and_cost_nobody(root, caplog):
+    put(
+        root,
+        f"sub-01_task-rest_{S6}_{BOLD}",
+        f"sub-01_task-rest_acq-\udce9_{S6}_{BOLD}",
+        f"sub-01_task-r\udce9_{S6}_{BOLD}",
+    )
+    put(root, f"sub-01_task-rest_rec-a\nb_{S6}_{BOLD}", "caf\udce9.json", f"sub-01_ses-\udce9_task-rest_{S6}_{BOLD}")
+    (root / "sub-\udce9").mkdir()
+    (root / "sub-01" / "func" / "\udce9").touch()
+    with caplog.at_level(logging.WARNING):
+        assert keys(find(root)) == ["sub-01_task-rest"]
+    folders, files = [record.getMessage() for record in caplog.records]
+    assert folders == r"Passed over 1 folders that are no sub-LABEL (letters and digits): sub-\xe9."
+    assert files.startswith("Passed over 4 BOLD files whose names are no BIDS names: ")
+    assert r"acq-\xe9_" in files
+    assert r"rec-a\nb_" in files
+    assert len(files.splitlines()) == 1
 
 
 @pytest.mark.parametrize("label", ["01", "sub-01"])

@@ -9,7 +9,7 @@ from nobody import closed, open_folder
 
 from bids_fmmtc.dataset.folders import Sidecars, entries, find_derivatives, refuse_absent
 from bids_fmmtc.dataset.naming import Image
-from bids_fmmtc.errors import FmmtcError, InputError, MissingInputError, RepetitionTimeError
+from bids_fmmtc.errors import DataError, FmmtcError, InputError, MissingInputError, RepetitionTimeError
 
 BOLD = "sub-01_task-rest_space-MNI152NLin6Asym_desc-preproc_bold.nii.gz"
 
@@ -260,3 +260,15 @@ def test_a_circle_of_links_is_no_dataset(raw):
     (raw / "derivatives" / "fmriprep-loop").symlink_to("fmriprep-loop")
     with pytest.raises(InputError, match="derivatives: fmriprep-loop"):
         find_derivatives(raw)
+
+
+def test_a_path_that_is_no_utf8_is_refused_by_name(tmp_path):
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    odd.mkdir()
+    (odd / "x.tsv").touch()
+    with pytest.raises(DataError, match=r"caf\\xe9/x\.tsv is not UTF-8 text") as caught:
+        refuse_absent(odd / "x.tsv")
+    assert "Rename it" in caught.value.hint
+    describe(odd, **by("fMRIPrep"))
+    with pytest.raises(InputError, match=r"caf\\xe9 is not UTF-8 text"):
+        find_derivatives(odd)

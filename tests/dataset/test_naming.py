@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bids_fmmtc.dataset.naming import Image, natural, padded_otherwise, some, told_padding, unpadded
+from bids_fmmtc.dataset.naming import Image, is_text, natural, padded_otherwise, printable, some, told_padding, unpadded
 
 
 def image(extension=".nii.gz", **labels):
@@ -72,3 +72,16 @@ def test_identity_ignores_padding_order_and_what_fmriprep_adds():
 )
 def test_surfaces(found, surface):
     assert found.is_surface is surface
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("sub-01", "sub-01"), ("sub-\u00e9", "sub-\u00e9"), (b"sub-\xe9".decode(errors="surrogateescape"), r"sub-\xe9"),
+        ("a\nb\t", r"a\nb\t"), ("\ud800", r"\ud800"),
+    ],
+)  # fmt: skip
+def test_any_name_is_shown_on_one_line_of_text(name, shown):
+    assert printable(name) == some([name]) == shown
+    assert shown.encode()
+    assert is_text(name) == (name.encode(errors="replace").decode() == name)

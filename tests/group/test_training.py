@@ -1,18 +1,22 @@
 """The bundle of an analysis."""
 
+import json
+from html import unescape
+
 import numpy as np
 import pytest
 from group.parts import group_words, study
 
-from bids_fmmtc.cli import parse
+from bids_fmmtc.cli import main, parse
 from bids_fmmtc.dataset.records import gather
 from bids_fmmtc.dataset.store import read_features
 from bids_fmmtc.group import judging
 from bids_fmmtc.group.study import Study
 from bids_fmmtc.group.training import public_command, write_bundle
+from bids_fmmtc.learning.bundle import CARD
 from bids_fmmtc.learning.evaluate import final_model
 from bids_fmmtc.learning.predict import Predictor
-from bids_fmmtc.learning.verdict import verdicts
+from bids_fmmtc.learning.verdict import UNRELIABLE, verdicts
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +86,22 @@ def test_however_it_is_spelt_nothing_private_is_passed_on(hidden):
     public = public_command(f"bids_fmmtc {hidden} --folds 3 --outcome=/data/p.tsv:pain --external=s=/data/s:pain")
     shown = " --missing-code -99" if hidden.startswith("--missing") else ""
     assert public == f"bids_fmmtc{shown} --folds 3 --outcome=p.tsv:pain --external=s=s:pain"
+
+
+@pytest.mark.parametrize(("outcome", "relied_on"), [("responder", True), ("luck", False)])
+def test_where_the_model_is_not_better_than_chance_its_card_and_pages_of_new_people_say_so(root, outcome, relied_on):
+    few = ("--permutations", "0", "--repeats", "1", "--no-explanation")
+    assert main(group_words(root, *few, outcome=outcome)) == 0
+    bundle = root / "out" / "group" / f"{outcome}_linear" / "bundle"
+    content = json.loads((bundle / "bundle.json").read_text())
+    assert (content["card"].get("caution") == UNRELIABLE) != relied_on
+    card = " ".join((bundle / CARD).read_text().split())
+    assert (UNRELIABLE in card) != relied_on
+    assert ("holds the true class at the stated rate" in card) == relied_on
+
+    words = [root / "bids", root / "new", "participant", "--timeseries", root / "series", "--model", bundle]
+    words += ["--participant-label", "01", "--atlas", root / "atlas-Tiny.tsv", "--device", "cpu", "-w", root / "w"]
+    assert main([*map(str, words)]) == 0
+    page = " ".join(unescape((root / "new" / "sub-01.html").read_text()).split())
+    assert "Conformal set: " in page
+    assert (UNRELIABLE in page) != relied_on

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from dataset.outputs import ATLAS, Output
 from group.parts import group_words, make_features, write_inputs
 from group_parts import (
     HOSTILE,
@@ -18,7 +19,8 @@ from group_parts import (
 )
 
 from bids_fmmtc.cli import main
-from bids_fmmtc.dataset.describe import NOT_A_DEVICE
+from bids_fmmtc.dataset.collate import collate
+from bids_fmmtc.dataset.describe import NOT_A_DEVICE, prepare_dataset
 from bids_fmmtc.dataset.store import write_json, write_table
 from bids_fmmtc.report.group_page import PARTS, TRAIN, group_page
 
@@ -265,6 +267,34 @@ def test_before_anybody_gathered_the_people_are_listed(tmp_path):
     page = sound(group_page(tmp_path))
     assert next(r for r in page.rows if r and r[0] == "sub-05")[2] == "not gathered"
     assert "sub-05.html" in page.links
+
+
+def test_results_of_an_earlier_attempt_stand_in_a_table_with_what_failed_last(tmp_path):
+    """As the participant level leaves them and gathering finds them."""
+    out = Output(tmp_path / "out")
+    for label in "12":
+        out.add(f"sub-{label}_task-rest")
+    collate(out.root, [])
+    assert "Results of an earlier attempt" not in sound(group_page(out.root)).text
+    out.fail("sub-2_task-rest", message="it is cut off.")
+    collate(out.root, [])
+    page = sound(group_page(out.root))
+    assert "Results of an earlier attempt: the last one failed, what is shown was made before it" in page.text
+    assert ["sub-2", "sub-2_task-rest", "image: it is cut off. Mend it."] in page.rows
+    assert "No recording failed and nobody is missing." in page.text  # what was made stands
+
+
+@pytest.mark.parametrize("names", [(), ("brainlm",), ("brainlm", "neurostorm")])
+def test_encoders_without_weights_are_told_with_the_way_to_add_them(tmp_path, names):
+    out = Output(tmp_path / "out")
+    out.add("sub-1_task-rest")
+    prepare_dataset(out.layout, out.recipe, ATLAS, {"fmriprep": tmp_path / "in"}, left_out=names)
+    collate(out.root, [])
+    text = sound(group_page(out.root)).text
+    assert ("were on the machine" in text) == bool(names)
+    if names:
+        assert f"No weights of {' and '.join(names)} were on the machine: the features hold connectivity only" in text
+        assert "(--encoder-weights DIR) adds the others to this folder" in text
 
 
 def test_the_same_files_give_the_same_page(root):

@@ -60,6 +60,14 @@ def test_without_a_promise_no_cosine_is_needed(table):
     assert choose(confounds, Denoising(global_signal="basic"), 40).regressors == ("global_signal",)
 
 
+def test_a_refusal_lists_what_is_missing_in_one_order(table):
+    """The reason is stored: two runs must give the same bytes."""
+    lacking = [f"{kind}_{axis}_power2" for kind in ("trans", "rot") for axis in "xyz"]
+    confounds = read_confounds(table(without=lacking, columns=steady(40)), 40)
+    with pytest.raises(ConfoundsError, match=f"does not serve 'simple'.*{', '.join(repr(n) for n in sorted(lacking))}"):
+        choose(confounds, Denoising("simple"), 40)
+
+
 # what cannot be judged, or has no value
 
 

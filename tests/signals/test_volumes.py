@@ -220,7 +220,7 @@ def test_an_image_that_is_not_there_or_never_changes_is_refused(tmp_path):
     data, mask = brain(n=8)
     far = AFFINE.copy()
     far[:3, 3] += 500
-    with pytest.raises(CoverageError, match="lie on the encoder's grid"):
+    with pytest.raises(CoverageError, match="has only 0 voxels on the encoder's grid inside its brain mask"):
         read(save(tmp_path / "b.nii.gz", data, far), mask)
     with pytest.raises(CoverageError, match="never change"):
         read(save(tmp_path / "c.nii.gz", np.full_like(data, 7)), np.ones(SHAPE, bool))
