@@ -90,10 +90,11 @@ class Placed:
         """
         shape = header.shape[:3]
         flat = None if mask is None else mask.ravel(order="F")
+        box = _box(np.ones(shape, bool) if mask is None else mask)
         places, rows, columns, weights, n = [], [], [], [], 0
         # Slab by slab: eight neighbours of 885,000 voxels at once would be 300 MB.
         for slab in range(form.shape[0]):
-            inside, near, share = _neighbours(shape, header.affine, form, slab)
+            inside, near, share = _neighbours(shape, header.affine, form, slab, box)
             if flat is not None:
                 lit = (share * flat[near]).sum(axis=0) >= LEAST_OF_MASK - _TIE
                 inside, near, share = inside[lit], near[:, lit], share[:, lit]
@@ -116,8 +117,12 @@ class Placed:
             return cls(column, None, where, mask is not None)
         from scipy.sparse import csr_array  # noqa: PLC0415  (0.2 s, which recordings without volumes do without)
 
-        used, column = np.unique(column, return_inverse=True)
-        matrix = csr_array((np.concatenate(weights), (np.concatenate(rows), column)), shape=(n, len(used)))
+        counted = np.zeros(int(np.prod(shape)), bool)
+        counted[column] = True
+        used = np.flatnonzero(counted)
+        near_of = (np.cumsum(counted, dtype=np.int32) - 1)[column]  # 32 bits: half of what each frame reads of it
+        starts = np.searchsorted(np.concatenate(rows), np.arange(n + 1)).astype(np.int32)
+        matrix = csr_array((np.concatenate(weights), near_of, starts), shape=(n, len(used)))
         return cls(used, matrix, where, mask is not None)
 
     def volume(self, raw: NDArray[Any], header: Header) -> Float32:
@@ -132,8 +137,14 @@ class Placed:
         return np.maximum(found, 0, out=found)
 
 
+def _box(mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return (3, 2) what lies outside of which, in voxels, has no neighbour in a mask."""
+    along = [np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    return np.array([(lit[0] - 1, lit[-1] + 1) if len(lit) else (0, 0) for lit in along], float)
+
+
 def _neighbours(
-    shape: tuple[int, ...], affine: NDArray[np.float64], form: ClipForm, slab: int
+    shape: tuple[int, ...], affine: NDArray[np.float64], form: ClipForm, slab: int, box: NDArray[np.float64]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
     """Return the image's voxels around each voxel of one slab of a grid, with trilinear weights.
 
@@ -143,6 +154,8 @@ def _neighbours(
         Of the image.
     form, slab
         The grid, and the index along its first axis.
+    box
+        (3, 2) bounds in voxels; what lies beyond is left out.
 
     Returns
     -------
@@ -159,7 +172,8 @@ def _neighbours(
     # Rounded, so that an image and its mirror image, whose affines differ in the last bits, give the same weights.
     points = np.where(np.abs(points - whole) < SNAP, whole, np.round(points, 5))
     limits = np.array(shape)[:, None]
-    inside = np.flatnonzero(((points >= -_EDGE) & (points <= limits - 1 + _EDGE)).all(axis=0))
+    least, most = np.maximum(box[:, :1], -_EDGE), np.minimum(box[:, 1:], limits - 1 + _EDGE)
+    inside = np.flatnonzero(((points >= least) & (points <= most)).all(axis=0))
     points = np.clip(points[:, inside], 0, limits - 1)
     low = np.clip(np.floor(points).astype(np.intp), 0, np.maximum(limits - 2, 0))
     share = points - low
