@@ -16,15 +16,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from encoder import CONFIG  # this folder's: checkpoint-1400's
-
-sys.path.pop(0)  # this folder: its coverage.py is not the package that numba looks for
 
 from bids_fmmtc.modalities import neurostorm as neurostorm_module
 from bids_fmmtc.modalities.brainlm import BrainLM, BrainLMConfig

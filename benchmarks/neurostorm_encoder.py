@@ -150,8 +150,7 @@ def guard():
 
 def measure(variant, size, cache):
     """Start one child and return its figures; the parent stays small, as its memory counts towards a child's peak."""
-    # -P: this folder's coverage.py is not the package that numba looks for.
-    command = [sys.executable, "-P", __file__, variant, size]
+    command = [sys.executable, __file__, variant, size]
     environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     environment["NUMBA_CACHE_DIR"] = str(cache)  # as the command line keeps machine code from process to process
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment) as process:

@@ -40,8 +40,6 @@ def make(folder, grid):
 
     import nibabel as nib
     import numpy as np
-
-    sys.path.append(str(Path(__file__).parent))
     import participant
     from scipy import ndimage
 
@@ -152,8 +150,7 @@ def variants(grid):
 
 def measure(folder, *told):
     """Start one child and return its figures; the parent stays small, as its memory counts towards a child's peak."""
-    # -P: this folder's coverage.py must hide no package.
-    command = [sys.executable, "-P", __file__, "--child", str(folder), *map(str, told)]
+    command = [sys.executable, __file__, "--child", str(folder), *map(str, told)]
     threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | threads) as process:
         output = process.stdout.read()

@@ -12,6 +12,7 @@ import io
 import json
 import math
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from bids_fmmtc.errors import UnreadableError
 JSON_BYTES = 64 * 2**20
 TABLE_BYTES = 256 * 2**20  # 5,000 frames of 1,000 parcels at full precision are half of that
 JSON_DEPTH = 64
+_FORMULA = re.compile(r"[=@]|[+-].*[A-Za-z(]")
 _INTEGER_DIGITS = 300  # more do not fit a float; json gives infinity for 1e999, and so do we for them
 
 MISSING_WORDS = frozenset(
@@ -33,6 +35,11 @@ or a medication may be called so."""
 def is_missing(cell: str) -> bool:
     """Tell whether a cell of a table says that its value is missing, in any case and with blanks around it."""
     return cell.strip().casefold() in MISSING_WORDS
+
+
+def is_formula(cell: str) -> bool:
+    """Tell whether a spreadsheet that opens a table may compute a cell instead of showing it."""
+    return _FORMULA.match(cell) is not None
 
 
 def is_there(path: Path) -> bool:

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 
 from bids_fmmtc import reading
 from bids_fmmtc.errors import UnreadableError
-from bids_fmmtc.reading import is_missing, is_there, read_json, read_lines, read_object, read_rows, read_text
+from bids_fmmtc.reading import (
+    is_formula,
+    is_missing,
+    is_there,
+    read_json,
+    read_lines,
+    read_object,
+    read_rows,
+    read_text,
+)
 
 
 def refusal(read, path):
@@ -155,3 +164,10 @@ def test_a_refusal_is_said_once(tmp_path):
     with pytest.raises(UnreadableError) as caught:
         read_json(tmp_path / "p.json")
     assert str(caught.value) == "p.json is no regular file, but a pipe, socket or device."
+
+
+@pytest.mark.parametrize(
+    ("cells", "may_compute"), [(("=1+1", "@SUM(A1)", "+cmd|x", "-A1"), True), (("-99", "+1.5", "a=b", ""), False)]
+)
+def test_what_a_spreadsheet_may_compute(cells, may_compute):
+    assert [is_formula(cell) for cell in cells] == [may_compute] * 4

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_fmmtc.errors import DataError, OutputError, UnreadableError, printable
-from bids_fmmtc.reading import read_object
+from bids_fmmtc.reading import is_formula, read_object
 from bids_fmmtc.types import Features, Recording
 
 # BEP017 (a draft) speaks of ``meas-``, xcp_d of ``stat-``: one constant, so that following the vote is one edit.
@@ -232,13 +232,10 @@ def cell(value: Any) -> str:
     return _plain(str(value)) or MISSING
 
 
-_FORMULA = re.compile(r"[=@]|[+-].*[A-Za-z(]")
-
-
 def _plain(text: str) -> str:
     """Return text as one cell that no terminal obeys and no spreadsheet computes (``=1+1`` becomes ``'=1+1``)."""
     text = printable(" ".join(text.split()))
-    return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
+    return f"'{text}" if is_formula(text) and not _is_number(text) else text
 
 
 def _is_number(text: str) -> bool:

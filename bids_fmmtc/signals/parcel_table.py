@@ -7,7 +7,6 @@ parcel; and names head the columns of every table this program writes.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,14 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_fmmtc.errors import AtlasError, UnreadableError
-from bids_fmmtc.reading import is_missing, read_lines
+from bids_fmmtc.reading import is_formula, is_missing, read_lines
 
 NAMES = ("name", "label", "labels")
 NETWORKS = ("network", "network_label", "modules")
 """Columns of an atlas table that name parcel and network, the first of them that is there."""
 
 LABEL_MOST = 2**53  # above, a float no longer tells neighbours apart
-_FORMULA = re.compile(r"[=@]|[+-].*[A-Za-z(]")
 
 
 def table_rows(table: Path) -> list[dict[str, str]]:
@@ -107,7 +105,7 @@ def refuse_names(names: Sequence[str], source: str, what: str = "parcel") -> Non
         A name holds control characters, or begins as a spreadsheet formula does.
     """
     for name in names:
-        if not name.isprintable() or _FORMULA.match(name):
+        if not name.isprintable() or is_formula(name):
             raise AtlasError(
                 f"{source}: {what} name {name[:60]!r} holds control characters or begins like a spreadsheet formula.",
                 f"Rename the {what} in that table.",

@@ -4,7 +4,7 @@ Cohorts are drawn anew, judged by repeated cross-validation, and the true perfor
 closed form (normal features, linear scores). The truth is the mean over all models of all cohorts: the performance
 to expect of this way of learning from so many people. A second model sees other features, for the differences.
 
-    python benchmarks/coverage.py COHORTS [FIRST [LAST]]
+    python benchmarks/interval_coverage.py COHORTS [FIRST [LAST]]
 """
 
 import math
