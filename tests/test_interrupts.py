@@ -13,7 +13,9 @@ from patience import patience
 from bids_fmmtc import interrupts
 from bids_fmmtc.interrupts import STOPPING, Interrupts, interrupted
 
+# A suite that was started with nohup ignores SIGHUP, and so would every process below.
 HEAD = "import os, signal, sys, time\nfrom bids_fmmtc.interrupts import Interrupts, end_with\n"
+HEAD += "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
 
 
 def program(body):
@@ -124,8 +126,8 @@ def gone(pid):
 
 
 def test_a_process_ends_with_its_parent():
-    body = "child = os.fork()\nif not child: end_with(os.getppid()); time.sleep(60)\n"
-    body += "print(child, flush=True); time.sleep(60)"
+    # The child tells, not its parent: killed before the child has asked, that would be the next test's case.
+    body = "parent = os.getpid()\nif not os.fork(): end_with(parent); print(os.getpid(), flush=True)\ntime.sleep(60)"
     process = subprocess.Popen([sys.executable, "-c", HEAD + body], stdout=subprocess.PIPE, text=True)
     child = int(process.stdout.readline())
     process.kill()

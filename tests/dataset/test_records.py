@@ -27,6 +27,7 @@ def test_records_of_all_layouts_in_natural_order(out):
         out.add(key)
     out.fail("sub-30", "selection", "no recording.")
     (out.root / "sub-2" / "func" / "notes_features.json.bak").touch()
+    (out.root / "logs").mkdir()
     (out.root / "logs" / "x_features.json").touch()
     records = gather([out.root])
     assert [record.key for record in records] == [*keys, "sub-30"]

@@ -110,7 +110,7 @@ def test_a_planted_effect_is_found(found, effect):
 @pytest.mark.parametrize(
     ("effect", "verdict"),
     [
-        ("T", "The time series predict the outcome on their own; connectivity alone is not shown to"),
+        ("T", "Time series predict the outcome on their own; connectivity alone is not shown to"),
         ("C", "Connectivity predicts the outcome on its own; time series alone are not shown to"),
         ("both", "Time series and connectivity each predict the outcome on their own"),
     ],
