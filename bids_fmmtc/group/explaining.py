@@ -64,11 +64,8 @@ def explain(study: Study, final: Final, encoders: Sequence[Encoder], settings: S
     down = sample(cohort, most, settings.seed) if (most := settings.group.explain_volumes) else []
     own = _explainer(study, final, _paths(study, final, encoders, scans, [cohort.keys[i] for i in {*asked, *down}]))
     explainer = own if down else replace(own, paths=tuple(path for path in own.paths if path.map != VOLUMES))
-    if any(path.map == VOLUMES for path in explainer.paths):
-        rows = down
-    else:
-        rows = sample(cohort, THROUGH_ENCODER, settings.seed) if explainer.paths else list(range(len(cohort)))
-    _say_cost(study, explainer, scans, rows, WINDOWS)
+    rows = _rows(explainer, cohort, settings)
+    _say_cost(study, explainer, scans, rows * 2, WINDOWS)  # once more by a random model, for the sanity check
     people = _attributed(study, explainer, cohort, scans, rows, "explain")
     group = group_attribution(people, _classes(cohort, rows), seed=settings.seed)
     folder = study.folder / ATTRIBUTION
@@ -84,6 +81,13 @@ def explain(study: Study, final: Final, encoders: Sequence[Encoder], settings: S
     found["participants"] = [cohort.keys[row] for row in asked]
     found["compared"] = _others(study, explainer, group, settings)
     return found
+
+
+def _rows(explainer: Explainer, cohort: Cohort, settings: Settings) -> list[int]:
+    """Return whom of a cohort (the model's own, or another) a group's attribution rests on, as its cost allows."""
+    if any(path.map == VOLUMES for path in explainer.paths):
+        return sample(cohort, settings.group.explain_volumes, settings.seed)
+    return sample(cohort, THROUGH_ENCODER if explainer.paths else len(cohort), settings.seed)
 
 
 def _explainer(study: Study, final: Final, paths: tuple[InputPath, ...]) -> Explainer:
@@ -122,8 +126,8 @@ def _say_cost(study: Study, explainer: Explainer, scans: Scans, rows: Sequence[i
         seconds = seconds_a_clip(path, window, study.setup.device)
         clips = len(window.clips) * sum(windows)
         study.setup.say(
-            f"through {path.encoder.name}: {len(rows)} people, {clips} clips at {explainer.steps} points and more, "
-            f"about {clips * explainer.steps * seconds / 60:.0f} minutes at {seconds:.1f} s a clip"
+            f"through {path.encoder.name}: {len(set(rows))} people, {clips} clips at {explainer.steps} points and "
+            f"more, about {clips * explainer.steps * seconds / 60:.0f} minutes at {seconds:.1f} s a clip"
         )
 
 
@@ -201,7 +205,7 @@ def _others(study: Study, explainer: Explainer, group: GroupAttribution, setting
     for name, folder, outcome in settings.group.external:
         try:
             cohort, scans = load_other(settings, study, folder, outcome).cohort, scans_of((folder,), settings)
-            rows = sample(cohort, THROUGH_ENCODER if explainer.paths else len(cohort), settings.seed)
+            rows = _rows(explainer, cohort, settings)
             people = _attributed(study, explainer, cohort, scans, rows, name)
             other = group_attribution(people, _classes(cohort, rows), seed=settings.seed)
             table = compare(group, other)

@@ -108,7 +108,9 @@ class Scans:
 
     def _opened(self, key: str, encoder: Any) -> Iterator[Any]:
         """Open the runs of a session for an encoder: from stored series, or for one of volumes from the images."""
-        for record in self.records.get(key, ()):
+        if not self.records.get(key):
+            raise DataError(f"session {key} has no recording with features.", "Run the participant level again.")
+        for record in self.records[key]:
             recipe = self.recipes[record.root]
             if not isinstance(encoder, OfVolumes):
                 yield reopen(record.path, recipe, self.atlas.xyz)

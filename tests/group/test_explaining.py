@@ -1,6 +1,7 @@
 """Attributions of a group, written as tables and maps."""
 
 import gzip
+from types import SimpleNamespace
 
 import nibabel as nib
 import numpy as np
@@ -11,6 +12,7 @@ from bids_fmmtc.cli import parse
 from bids_fmmtc.dataset.store import read_table
 from bids_fmmtc.errors import SelectionError
 from bids_fmmtc.group import explaining, judging
+from bids_fmmtc.learning.attribution import SERIES, VOLUMES
 from bids_fmmtc.learning.evaluate import final_model
 from bids_fmmtc.types import Atlas
 
@@ -45,6 +47,16 @@ def test_somebody_who_was_not_learnt_from_cannot_be_explained(case):
     root, found, final = case
     with pytest.raises(SelectionError, match="23"):
         explaining.explain(found, final, (), settings(root, "--explain", "23"))
+
+
+def test_through_volumes_no_more_people_are_explained_than_were_asked_for(case):
+    root, found, _ = case
+    through = SimpleNamespace(paths=(SimpleNamespace(map=VOLUMES),))
+    series = SimpleNamespace(paths=(SimpleNamespace(map=SERIES),))
+    for n in (2, 5):  # of the model's own cohort and of others alike
+        assert len(explaining._rows(through, found.cohort, settings(root, "--explain-volumes", str(n)))) == n
+    assert len(explaining._rows(series, found.cohort, settings(root))) == explaining.THROUGH_ENCODER
+    assert explaining._rows(SimpleNamespace(paths=()), found.cohort, settings(root)) == list(range(23))
 
 
 def test_a_map_lies_on_the_atlas_grid(tmp_path):

@@ -129,3 +129,5 @@ def test_an_image_that_changed_or_went_is_not_taken_for_it(root, tmp_path):
     with pytest.raises(MissingInputError, match="not at hand"):
         without.encoded(KEY, encoder)
     assert session_key(KEY) == KEY
+    with pytest.raises(DataError, match="session sub-99 has no recording"):
+        scans.encoded("sub-99", encoder)
