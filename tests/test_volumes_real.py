@@ -12,6 +12,7 @@ import pytest
 import torch
 from modalities.neurostorm_parts import random_model, write_encoder
 from scipy.ndimage import map_coordinates
+from signals.stored import turned
 from small import content, run, validate
 from test_end_to_end import A424, CHECKPOINT, DEVFIX, STEM, needs_shared
 from untrained import CARD
@@ -42,18 +43,6 @@ MASK = "sub-rapidtide_task-rest_space-MNI152NLin2009cAsym_desc-brain_mask"
 def stored(folder, name):
     image = nib.load(folder / "sub-rapidtide" / "func" / f"{name}.nii.gz")
     return image, np.asarray(image.affine)
-
-
-def turned(data, affine, order, flips):
-    """Store the same image with its axes in another order and direction."""
-    turn = np.zeros((4, 4))
-    turn[3, 3] = 1
-    for new, (old, flip) in enumerate(zip(order, flips, strict=True)):
-        turn[old, new] = -1 if flip else 1
-        turn[old, 3] = data.shape[old] - 1 if flip else 0
-    axes = [axis for axis, flip in enumerate(flips) if flip]
-    moved = np.flip(data.transpose(*order, *range(3, data.ndim)), axes)
-    return np.ascontiguousarray(moved), affine @ turn
 
 
 # ----------------------------------------------------------------------------------------------------- in this process

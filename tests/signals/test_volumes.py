@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
+from stored import turned
 
 from bids_fmmtc.errors import CoverageError, ImageError, ShortRecordingError
 from bids_fmmtc.signals.parcellate import frames, read_header
@@ -96,27 +97,12 @@ def test_clips_are_those_of_a_plain_computation_in_memory(tmp_path, masked, tr):
         np.testing.assert_allclose(clip, expected[i * 5 : i * 5 + 5], atol=2e-4)
 
 
-def turned(data, mask, affine, order, flips):
-    """Store the same brain with its axes in another order and direction."""
-    turn = np.zeros((4, 4))
-    turn[3, 3] = 1
-    for new, (old, flip) in enumerate(zip(order, flips, strict=True)):
-        turn[old, new] = -1 if flip else 1
-        turn[old, 3] = data.shape[old] - 1 if flip else 0
-    axes = [a for a, flip in enumerate(flips) if flip]
-    return (
-        np.ascontiguousarray(np.flip(data.transpose(*order, 3), axes)),
-        np.ascontiguousarray(np.flip(mask.transpose(*order), axes)),
-        affine @ turn,
-    )
-
-
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_how_the_axes_are_stored_does_not_matter(tmp_path, order):
     data, mask = brain(n=8)
     expected, _ = read(save(tmp_path / "b.nii.gz", data), mask)
     for i, flips in enumerate(itertools.product([False, True], repeat=3)):
-        stored, own_mask, affine = turned(data, mask, AFFINE, order, flips)
+        (stored, affine), (own_mask, _) = (turned(each, AFFINE, order, flips) for each in (data, mask))
         found, _ = read(save(tmp_path / f"{i}.nii", stored, affine), own_mask)
         for (_, one), (_, other) in zip(found, expected, strict=True):
             np.testing.assert_allclose(one, other, atol=2e-6)
