@@ -19,7 +19,7 @@ SPACES = ("", "_space-T1w", "_space-MNI152NLin2009cAsym", "_space-MNI152NLin6Asy
 CHILD = """
 import sys
 from pathlib import Path
-from bids_fmmtc.dataset.discover import Query, find_derivatives, find_recordings
+from bids_fmmtc.dataset.find.discover import Query, find_derivatives, find_recordings
 root, participants, database = sys.argv[1:]
 query = Query(participants=tuple(filter(None, participants.split(","))))
 selection = find_recordings(find_derivatives(Path(root)), query, Path(database) if database else None)

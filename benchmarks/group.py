@@ -76,14 +76,14 @@ def cohort(grid):
 
 
 def data(grid):
-    from bids_fmmtc.learning import contestants, evaluate  # noqa: F401
+    from bids_fmmtc.learning import evaluate  # noqa: F401
 
     return {"people": len(cohort(grid)), "work_cpu_s": 0.0}
 
 
 def scheme_of(grid, repeats):
-    from bids_fmmtc.learning.evaluate import Scheme
-    from bids_fmmtc.learning.nested import Inner
+    from bids_fmmtc.learning.judging.evaluate import Scheme
+    from bids_fmmtc.learning.judging.nested import Inner
 
     return Scheme(grid["folds"], repeats, Inner(grid["folds"], seed=SEED), SEED)
 
@@ -91,16 +91,16 @@ def scheme_of(grid, repeats):
 def auroc(y, judged):
     import numpy as np
 
-    from bids_fmmtc.learning.metrics import CLASSIFICATION
+    from bids_fmmtc.learning.judging.metrics import CLASSIFICATION
 
     return float(CLASSIFICATION["auroc"](y, judged, np.ones((1, len(y))))[0])
 
 
 def ours(grid, repeats, permutations):
     """Run what the group level runs of the linear head: judge it out of fold, then the permutation test."""
-    from bids_fmmtc.learning.contestants import Setup, contestants
-    from bids_fmmtc.learning.evaluate import cross_validate, final_model, permutation_null
-    from bids_fmmtc.learning.intervals import permutation_p
+    from bids_fmmtc.learning.judging.contestants import Setup, contestants
+    from bids_fmmtc.learning.judging.evaluate import cross_validate, final_model, permutation_null
+    from bids_fmmtc.learning.judging.intervals import permutation_p
     from bids_fmmtc.learning.ledger import Ledger
 
     people, scheme = cohort(grid), scheme_of(grid, repeats)
@@ -125,7 +125,7 @@ def explicit(grid):
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    from bids_fmmtc.learning.linear import PENALTIES
+    from bids_fmmtc.learning.learners.linear import PENALTIES
 
     people = cohort(grid)
     start = time.process_time()

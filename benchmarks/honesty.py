@@ -26,16 +26,16 @@ import planted
 
 from bids_fmmtc.group.judging import evaluation, judge_all
 from bids_fmmtc.group.study import Study
-from bids_fmmtc.learning.calibrate import prediction_set
-from bids_fmmtc.learning.contestants import Setup
-from bids_fmmtc.learning.decide import fit_conformal
-from bids_fmmtc.learning.evaluate import Scheme, cross_validate, final_model, permutation_null
-from bids_fmmtc.learning.intervals import estimates, permutation_p
+from bids_fmmtc.learning.bundle.calibrate import prediction_set
+from bids_fmmtc.learning.judging.contestants import Setup
+from bids_fmmtc.learning.judging.decide import fit_conformal
+from bids_fmmtc.learning.judging.evaluate import Scheme, cross_validate, final_model, permutation_null
+from bids_fmmtc.learning.judging.intervals import estimates, permutation_p
+from bids_fmmtc.learning.judging.metrics import CLASSIFICATION, auroc, calibration_slope
+from bids_fmmtc.learning.judging.nested import Inner, probabilities
+from bids_fmmtc.learning.judging.verdict import PRIMARY, verdicts
+from bids_fmmtc.learning.learners.linear import LinearLearner
 from bids_fmmtc.learning.ledger import Ledger
-from bids_fmmtc.learning.linear import LinearLearner
-from bids_fmmtc.learning.metrics import CLASSIFICATION, auroc, calibration_slope
-from bids_fmmtc.learning.nested import Inner, probabilities
-from bids_fmmtc.learning.verdict import PRIMARY, verdicts
 from bids_fmmtc.settings import GroupSettings, Settings
 
 BOTH = ("brainlm", "fc")
@@ -89,8 +89,8 @@ def null_areas(cohort, scheme, n):
 
 def published(cohort):
     """Return the mean Matthews correlation at the best and at the last epoch of the published protocol."""
-    from bids_fmmtc.learning.epochs import TrainingOptions
-    from bids_fmmtc.learning.published import published_protocol
+    from bids_fmmtc.learning.judging.published import published_protocol
+    from bids_fmmtc.learning.learners.epochs import TrainingOptions
 
     found = published_protocol(cohort, BOTH, TrainingOptions(), Setup(), head="linear")
     best, last = found["best_epoch"], found["last_epoch"]
@@ -166,9 +166,9 @@ SENTENCES = {
 
 def top_planted(cohort, effect, n, seed):
     """Return how many of the 20 top parcels of the group attribution are planted ones; a window of each person."""
-    from bids_fmmtc.learning.attribution import COMBINED, TOP, group_attribution
-    from bids_fmmtc.learning.explain import Explainer, SeriesPath, mean_features
-    from bids_fmmtc.learning.predict import filled_head
+    from bids_fmmtc.learning.bundle.predict import filled_head
+    from bids_fmmtc.learning.explaining.attribution import COMBINED, TOP, group_attribution
+    from bids_fmmtc.learning.explaining.explain import Explainer, SeriesPath, mean_features
     from bids_fmmtc.modalities.brainlm import BrainLMModality
     from bids_fmmtc.modalities.token_order import TokenOrder
 
@@ -247,7 +247,7 @@ def targets_effects(rows):
 
 def network(options):
     """Judge the published head on 24 of the parcels, effects three times as large, one window a person."""
-    from bids_fmmtc.learning.train import NetworkLearner, TrainingOptions
+    from bids_fmmtc.learning.learners.train import NetworkLearner, TrainingOptions
 
     resnet = {"width": 32, "embedding_size": 16, "hidden_sizes": [16, 32, 64, 128]}
     training = TrainingOptions(epochs=options.epochs, resnet=resnet)

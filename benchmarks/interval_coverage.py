@@ -14,8 +14,8 @@ from types import SimpleNamespace
 import numpy as np
 from scipy.stats import norm
 
-from bids_fmmtc.learning.intervals import corrected_t, difference, estimates, fold_values
-from bids_fmmtc.learning.metrics import CLASSIFICATION, REGRESSION
+from bids_fmmtc.learning.judging.intervals import corrected_t, difference, estimates, fold_values
+from bids_fmmtc.learning.judging.metrics import CLASSIFICATION, REGRESSION
 
 TABLE = {m: CLASSIFICATION[m] for m in ("auroc", "auroc_within", "mcc", "balanced_accuracy", "sensitivity")}
 # name, learner, threshold, people, responders, features, effect of the model, effect of the other

@@ -12,7 +12,7 @@ from typing import Any
 
 from bids_fmmtc import __version__
 from bids_fmmtc.console import COLUMNS, format_table, outcome_rows
-from bids_fmmtc.dataset.standing import ATTEMPT
+from bids_fmmtc.dataset.derivatives.standing import ATTEMPT
 from bids_fmmtc.dataset.store import Layout, read_record, write_json, write_table
 from bids_fmmtc.settings import failure_to_json
 from bids_fmmtc.types import Failure

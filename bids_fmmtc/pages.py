@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
-from bids_fmmtc.dataset.describe import own_entry
+from bids_fmmtc.dataset.derivatives.describe import own_entry
 from bids_fmmtc.dataset.folders import list_participants
 from bids_fmmtc.dataset.store import read_record, write_text
 from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError, InputError, MissingInputError, SelectionError
@@ -25,7 +25,7 @@ def draw_participant(root: Path, label: str) -> Path:
     OutputError
         It cannot be written.
     """
-    from bids_fmmtc.report.participant_page import participant_page  # noqa: PLC0415  (matplotlib: 0.7 s)
+    from bids_fmmtc.report.participant.page import participant_page  # noqa: PLC0415  (matplotlib: 0.7 s)
 
     page = root / f"sub-{label}.html"
     write_text(page, participant_page(root, label))
@@ -40,7 +40,7 @@ def draw_group(root: Path) -> Path:
     OutputError
         It cannot be written.
     """
-    from bids_fmmtc.report.group_page import group_page  # noqa: PLC0415
+    from bids_fmmtc.report.group.page import group_page  # noqa: PLC0415
 
     page = root / GROUP_PAGE
     write_text(page, group_page(root))

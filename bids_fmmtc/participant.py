@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bids_fmmtc.dataset.scans import session_key, write_scans
+from bids_fmmtc.dataset.derivatives.scans import session_key, write_scans
 from bids_fmmtc.dataset.store import sweep, write_json
 from bids_fmmtc.pages import draw_participant
 from bids_fmmtc.recording import Workplace, guarded, process_recording

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bids_fmmtc.dataset.find.series import SeriesFolder, choose_atlas, find_series
 from bids_fmmtc.dataset.naming import is_text
-from bids_fmmtc.dataset.series import SeriesFolder, choose_atlas, find_series
 from bids_fmmtc.errors import (
     AtlasError,
     BundleError,
@@ -35,7 +35,7 @@ from bids_fmmtc.signals.spaces import place, usable_spaces
 from bids_fmmtc.types import Atlas
 
 if TYPE_CHECKING:
-    from bids_fmmtc.learning.bundle import ModelBundle
+    from bids_fmmtc.learning.bundle.load import ModelBundle
 
 PUBLISHED_ATLAS = "A424"
 _TRIES = 20  # tables of series whose header may be broken before the run gives up
@@ -156,8 +156,8 @@ def _recipe(settings: Settings) -> tuple[Recipe, ModelBundle | None]:
         )
     bundle = None
     if settings.model is not None:
-        from bids_fmmtc.learning.bundle import load_bundle  # noqa: PLC0415
-        from bids_fmmtc.learning.tensors import check_tensors  # noqa: PLC0415
+        from bids_fmmtc.learning.bundle.load import load_bundle  # noqa: PLC0415
+        from bids_fmmtc.learning.bundle.tensors import check_tensors  # noqa: PLC0415
 
         bundle = load_bundle(settings.model)
         check_tensors(bundle)
@@ -391,7 +391,7 @@ def weights_folder(name: str, bundle: ModelBundle | None, settings: Settings) ->
     """Return the folder of a pretrained encoder: given, fetched, or in the bundle; raise where it is not here."""
     given = settings.encoder_weights or _fetched(name, settings)
     if bundle is not None:
-        from bids_fmmtc.learning.bundle import encoder_folder  # noqa: PLC0415
+        from bids_fmmtc.learning.bundle.load import encoder_folder  # noqa: PLC0415
 
         return encoder_folder(bundle, name, given).absolute()
     if given is None:

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from bids_fmmtc import __version__
-from bids_fmmtc.dataset import sidecars
-from bids_fmmtc.dataset.beside import beside_series, is_series
-from bids_fmmtc.dataset.fingerprint import fingerprint
+from bids_fmmtc.dataset.derivatives import sidecars
+from bids_fmmtc.dataset.derivatives.records import PREPARED_BY
+from bids_fmmtc.dataset.derivatives.scans import session_of
+from bids_fmmtc.dataset.derivatives.sidecars import Context, Links
+from bids_fmmtc.dataset.derivatives.standing import find_standing, holds_results, made_by, settled
+from bids_fmmtc.dataset.find.beside import beside_series, is_series
+from bids_fmmtc.dataset.find.fingerprint import fingerprint
 from bids_fmmtc.dataset.folders import fmriprep_version
-from bids_fmmtc.dataset.records import PREPARED_BY
-from bids_fmmtc.dataset.scans import session_of
-from bids_fmmtc.dataset.sidecars import Context, Links
-from bids_fmmtc.dataset.standing import find_standing, holds_results, made_by, settled
 from bids_fmmtc.dataset.store import (
     Layout,
     read_features,
@@ -48,8 +48,8 @@ from bids_fmmtc.signals.source import LabelGrids, Opened, Source
 from bids_fmmtc.types import Atlas, Failure, Features, Float32, Recording
 
 if TYPE_CHECKING:
-    from bids_fmmtc.learning.bundle import ModelBundle
-    from bids_fmmtc.learning.predict import Predictor
+    from bids_fmmtc.learning.bundle.load import ModelBundle
+    from bids_fmmtc.learning.bundle.predict import Predictor
 
 T = TypeVar("T")
 
@@ -90,7 +90,7 @@ class Workplace:
     @cached_property
     def bundle(self) -> ModelBundle | None:
         """The verified bundle, or None."""
-        from bids_fmmtc.learning.bundle import load_bundle  # noqa: PLC0415
+        from bids_fmmtc.learning.bundle.load import load_bundle  # noqa: PLC0415
 
         if self.task.bundle is None:
             return None
@@ -102,7 +102,7 @@ class Workplace:
     @cached_property
     def predictor(self) -> Predictor | None:
         """The bundle's head."""
-        from bids_fmmtc.learning.predict import Predictor  # noqa: PLC0415  (torch, only to predict)
+        from bids_fmmtc.learning.bundle.predict import Predictor  # noqa: PLC0415  (torch, only to predict)
 
         return None if self.bundle is None else Predictor(self.bundle, self.task.device)
 

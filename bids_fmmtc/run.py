@@ -15,12 +15,12 @@ import numpy as np
 from bids_fmmtc import __version__
 from bids_fmmtc.accounts import look_again, tell, unsettled
 from bids_fmmtc.console import Progress, describe_selection, subject_of, subjects
-from bids_fmmtc.dataset.beside import is_series
-from bids_fmmtc.dataset.describe import check_output, prepare_dataset, refuse_inside, write_citations
-from bids_fmmtc.dataset.discover import Query, find_recordings, read_filter_file
-from bids_fmmtc.dataset.fingerprint import fingerprint
+from bids_fmmtc.dataset.derivatives.describe import check_output, prepare_dataset, refuse_inside, write_citations
+from bids_fmmtc.dataset.find.beside import is_series
+from bids_fmmtc.dataset.find.discover import Query, find_recordings, read_filter_file
+from bids_fmmtc.dataset.find.fingerprint import fingerprint
+from bids_fmmtc.dataset.find.series import SeriesQuery, read_series_filters, select_series
 from bids_fmmtc.dataset.folders import find_derivatives
-from bids_fmmtc.dataset.series import SeriesQuery, read_series_filters, select_series
 from bids_fmmtc.dataset.store import Layout, read_record, remove, write_json
 from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError, MissingInputError, UnreadableError, UsageError
 from bids_fmmtc.modalities import encoder_references, load_modality

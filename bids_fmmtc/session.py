@@ -7,11 +7,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bids_fmmtc.dataset import sidecars
-from bids_fmmtc.dataset.cohort import SAME_TR
+from bids_fmmtc.dataset.derivatives import sidecars
+from bids_fmmtc.dataset.derivatives.scans import session_of
+from bids_fmmtc.dataset.derivatives.standing import ATTEMPT, attempt, find_standing
 from bids_fmmtc.dataset.naming import natural
-from bids_fmmtc.dataset.scans import session_of
-from bids_fmmtc.dataset.standing import ATTEMPT, attempt, find_standing
+from bids_fmmtc.dataset.people.cohort import SAME_TR
 from bids_fmmtc.dataset.store import read_record, together, write_json, write_table
 from bids_fmmtc.errors import DataError, RepetitionTimeError
 from bids_fmmtc.recording import Workplace, guarded, standing_features

@@ -46,10 +46,11 @@ def _forbidding(report):
 
 
 LONGEST = (
-    "test_endings.py", "test_demo.py", "report/test_in_browser.py", "test_end_to_end.py", "test_group_end_to_end.py",
-    "test_imported_end_to_end.py", "learning/test_acceptance.py", "learning/test_train.py", "learning/test_explain.py",
-    "learning/test_intervals.py", "report/test_group_page.py", "report/test_participant_page.py", "test_docs.py",
-)  # fmt: skip
+    *("test_endings.py", "test_demo.py", "report/test_in_browser.py", "test_end_to_end.py", "test_group_end_to_end.py"),
+    *("test_imported_end_to_end.py", "learning/test_acceptance.py", "learning/learners/test_train.py"),
+    *("learning/explaining/test_explain.py", "learning/judging/test_intervals.py", "report/group/test_page.py"),
+    *("report/participant/test_page.py", "test_docs.py"),
+)
 
 
 def pytest_collection_modifyitems(items):
@@ -188,7 +189,7 @@ def two_runs(tmp_path_factory):
 def task(two_runs, tmp_path):
     """A features-only task on `two_runs`, writing to a folder of the test's own."""
     from bids_fmmtc import synthetic
-    from bids_fmmtc.dataset.discover import Query, find_recordings
+    from bids_fmmtc.dataset.find.discover import Query, find_recordings
     from bids_fmmtc.recipe import Recipe
     from bids_fmmtc.settings import Task
 

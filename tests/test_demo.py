@@ -11,7 +11,7 @@ from small import content, validate
 
 from bids_fmmtc import demo, synthetic
 from bids_fmmtc.dataset.store import read_features, read_table
-from bids_fmmtc.learning.bundle import load_bundle
+from bids_fmmtc.learning.bundle.load import load_bundle
 from bids_fmmtc.recipe import ModalitySpec, Recipe
 
 SMALL = demo.Size(people=14, new=3, permutations=9, repeats=1)

@@ -19,10 +19,13 @@ import pytest
 
 import bids_fmmtc
 from bids_fmmtc import cli, console, demo, errors, fetch
-from bids_fmmtc.dataset import collate, sidecars
+from bids_fmmtc.dataset.derivatives import collate, sidecars
 from bids_fmmtc.group import results
-from bids_fmmtc.learning import attribution_checks, attribution_tables, metrics, trial_plan
-from bids_fmmtc.report import words
+from bids_fmmtc.learning.explaining import checks as attribution_checks
+from bids_fmmtc.learning.explaining import tables as attribution_tables
+from bids_fmmtc.learning.judging import metrics
+from bids_fmmtc.learning.trial import plan as trial_plan
+from bids_fmmtc.report.kit import words
 from bids_fmmtc.signals.quality import FLAGS
 
 ROOT = Path(__file__).parents[1]
@@ -221,7 +224,7 @@ def test_every_column_the_program_can_write_is_documented_and_no_other():
 
 def atlas_columns():
     """Names in the table of an atlas, as the function that writes it spells them."""
-    tree = ast.parse(text_of(PACKAGE / "dataset" / "describe.py"))
+    tree = ast.parse(text_of(PACKAGE / "dataset" / "derivatives" / "describe.py"))
     (function,) = [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "_parcel"]
     (row,) = [n for n in ast.walk(function) if isinstance(n, ast.Dict)]
     return {key.value for key in row.keys}

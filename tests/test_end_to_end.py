@@ -33,9 +33,9 @@ from small import (
 from untrained import CARD, write_model
 
 from bids_fmmtc.dataset.store import read_features, read_table
-from bids_fmmtc.learning.bundle import load_bundle
-from bids_fmmtc.learning.head import build_head
-from bids_fmmtc.learning.save import save_bundle
+from bids_fmmtc.learning.bundle.head import build_head
+from bids_fmmtc.learning.bundle.load import load_bundle
+from bids_fmmtc.learning.bundle.save import save_bundle
 from bids_fmmtc.modalities.weights import weights_sha256
 from bids_fmmtc.recipe import AtlasSpec, ModalitySpec, Recipe, SpaceSpec
 from bids_fmmtc.signals.atlas import read_atlas

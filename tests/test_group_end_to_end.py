@@ -19,8 +19,8 @@ from test_imported_end_to_end import needs_real, write_real
 
 from bids_fmmtc.cli import main
 from bids_fmmtc.dataset.store import read_features, read_table, write_json, write_table
-from bids_fmmtc.learning.bundle import load_bundle
-from bids_fmmtc.learning.predict import Predictor
+from bids_fmmtc.learning.bundle.load import load_bundle
+from bids_fmmtc.learning.bundle.predict import Predictor
 
 
 def evaluation(root, label, output="out"):

@@ -452,9 +452,9 @@ def rewritten(bundle, folder, denoising):
     """Copy a bundle with another denoising in its recipe."""
     from safetensors.torch import load_file
 
-    from bids_fmmtc.learning.bundle import load_bundle
-    from bids_fmmtc.learning.head import build_head
-    from bids_fmmtc.learning.save import save_bundle
+    from bids_fmmtc.learning.bundle.head import build_head
+    from bids_fmmtc.learning.bundle.load import load_bundle
+    from bids_fmmtc.learning.bundle.save import save_bundle
 
     old = load_bundle(bundle)
     head = build_head(old.head, old.shapes)

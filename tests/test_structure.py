@@ -58,14 +58,43 @@ MAY_IMPORT = {
     "__init__": set(),
 }
 
+# Rooms inside a room -> those inside it that they may import; "" are the modules that lie in the room itself.
+INSIDE = {
+    "dataset": {
+        "": set(),
+        "find": {""},
+        "derivatives": {"", "find"},
+        "people": {"", "find", "derivatives"},
+    },
+    "learning": {
+        "": set(),
+        "bundle": {""},
+        "learners": {"", "bundle"},
+        "judging": {"", "bundle", "learners"},
+        "explaining": {"", "bundle", "learners", "judging"},
+        "trial": {"", "judging"},
+    },
+    "report": {
+        "": {"kit", "analysis"},
+        "kit": set(),
+        "analysis": {"kit"},
+        "participant": {"kit", "analysis"},
+        "group": {"kit", "analysis"},
+    },
+}
+
+# Lines of a module; an encoder is one file.
+MOST_LINES = 450
+LONGER = {"modalities/brainlm.py", "modalities/neurostorm.py"}
+
 # Outside package -> the only modules that may import it; a trailing slash names a folder.
 ONLY_IN = {
-    "bids": ("dataset/discover.py",),
+    "bids": ("dataset/find/discover.py",),
     "nipype": ("workflow.py",),
     # The options of a training checkpoint are a namespace of argparse.
     "argparse": ("cli.py", "usage.py", "group_options.py", "fetch.py", "demo.py", "modalities/neurostorm_weights.py"),
-    "captum": ("learning/explain.py",),
-    "statsmodels": ("learning/trial.py",),
+    "captum": ("learning/explaining/explain.py",),
+    "statsmodels": ("learning/trial/enrich.py",),
     "matplotlib": ("report/",),
     "jinja2": ("report/",),
     "markupsafe": ("report/",),
@@ -84,7 +113,7 @@ ONLY_IN = {
     "mamba_ssm": ("modalities/neurostorm.py",),
     "numba": ("modalities/neurostorm_kernels.py",),
     "llvmlite": ("modalities/neurostorm_kernels.py",),
-    "transformers": ("learning/head.py",),
+    "transformers": ("learning/bundle/head.py",),
     "nilearn": ("signals/clean.py", "signals/denoise.py", "signals/regressors.py", "synthetic.py", "report/"),
     "pooch": ("resources/download.py",),
     "huggingface_hub": ("resources/download.py",),
@@ -107,15 +136,15 @@ ONLY_IN = {
 }
 # Package -> modules that may import it only inside a function.
 IN_FUNCTIONS = {
-    "torch": ("synthetic.py", "participant.py", "run.py", "learning/bundle.py"),
+    "torch": ("synthetic.py", "participant.py", "run.py", "learning/bundle/load.py"),
     "mamba_ssm": ("modalities/neurostorm.py",),
     "llvmlite": ("modalities/neurostorm_kernels.py",),
-    "bids": ("dataset/discover.py",),
+    "bids": ("dataset/find/discover.py",),
     "nilearn": ("signals/clean.py", "signals/denoise.py", "signals/regressors.py", "synthetic.py"),
     "scipy": ("signals/clean.py", "signals/spaces.py", "signals/volumes.py", "signals/windows.py"),
-    "transformers": ("learning/head.py",),
-    "captum": ("learning/explain.py",),
-    "statsmodels": ("learning/trial.py",),
+    "transformers": ("learning/bundle/head.py",),
+    "captum": ("learning/explaining/explain.py",),
+    "statsmodels": ("learning/trial/enrich.py",),
     "pooch": ("resources/download.py",),
     "huggingface_hub": ("resources/download.py",),
     "templateflow": ("resources/download.py",),
@@ -130,6 +159,7 @@ WITHOUT_TESTS = {
     "__init__.py": "version only",
     "__main__.py": "run by every child process of test_cli.py",
     "dataset/__init__.py": "empty",
+    **{f"{room}/{inner}/__init__.py": "empty" for room, rooms in INSIDE.items() for inner in rooms if inner},
     "signals/__init__.py": "empty",
     "learning/__init__.py": "empty",
     "group/__init__.py": "empty",
@@ -208,6 +238,34 @@ def test_imports_go_one_way(name):
     allowed = MAY_IMPORT[room] | {room, "__init__"}
     wrong = [f"line {line}: {m}" for m, line in ours(name) if room_of(MODULES[m]) not in allowed]
     assert not wrong, f"{name} may import {sorted(allowed)}, found {wrong}"
+
+
+def room_inside(name):
+    parts = Path(name).parts
+    return parts[1] if len(parts) > 2 else ""
+
+
+@pytest.mark.parametrize("name", [n for n in TREES if room_of(n) in INSIDE])
+def test_inside_a_room_imports_go_one_way_too(name):
+    rooms = INSIDE[room_of(name)]
+    allowed = rooms[room_inside(name)] | {room_inside(name)}
+    same = {(m, line) for m, line in ours(name) if room_of(MODULES[m]) == room_of(name)}
+    wrong = [f"line {line}: {m}" for m, line in same if room_inside(MODULES[m]) not in allowed]
+    assert not wrong, f"{name} may import {sorted(allowed)} of its room, found {wrong}"
+
+
+@pytest.mark.parametrize("room", INSIDE)
+def test_rooms_inside_a_room_have_no_circle(room):
+    assert set(TopologicalSorter(INSIDE[room]).static_order()) == set(INSIDE[room])
+    assert {room_inside(name) for name in TREES if room_of(name) == room} == set(INSIDE[room])
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_no_module_is_too_long_to_be_read(name):
+    lines = len((PACKAGE / name).read_text(encoding="utf-8").splitlines())
+    assert lines <= MOST_LINES or name in LONGER, (
+        f"{name} has {lines} lines: find the noun that wants a file of its own"
+    )
 
 
 def test_rooms_have_no_circle():

@@ -10,7 +10,7 @@ from untrained import write_model
 
 from bids_fmmtc import synthetic
 from bids_fmmtc.dataset.store import read_table
-from bids_fmmtc.learning.bundle import load_bundle
+from bids_fmmtc.learning.bundle.load import load_bundle
 from bids_fmmtc.modalities import load_modality
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.signals.atlas import read_atlas

@@ -18,8 +18,8 @@ from test_end_to_end import A424, CHECKPOINT, DEVFIX, STEM, needs_shared
 from untrained import CARD
 
 from bids_fmmtc.dataset.store import read_features, read_table
-from bids_fmmtc.learning.head import build_head
-from bids_fmmtc.learning.save import save_bundle
+from bids_fmmtc.learning.bundle.head import build_head
+from bids_fmmtc.learning.bundle.save import save_bundle
 from bids_fmmtc.modalities.neurostorm_config import NeuroStormConfig, clip_form
 from bids_fmmtc.modalities.weights import weights_sha256
 from bids_fmmtc.recipe import AtlasSpec

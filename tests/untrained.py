@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 
 from bids_fmmtc import synthetic
-from bids_fmmtc.learning.head import build_head
-from bids_fmmtc.learning.save import save_bundle
+from bids_fmmtc.learning.bundle.head import build_head
+from bids_fmmtc.learning.bundle.save import save_bundle
 
 CARD = {
     "title": "DEMO MODEL",

@@ -4,7 +4,7 @@ import pytest
 from group.parts import _no_page
 
 from bids_fmmtc.cli import parse
-from bids_fmmtc.dataset.describe import prepare_dataset
+from bids_fmmtc.dataset.derivatives.describe import prepare_dataset
 from bids_fmmtc.dataset.store import Layout
 from bids_fmmtc.participant import process_subject
 from bids_fmmtc.plan import resolve

@@ -18,13 +18,13 @@ from bids_fmmtc.errors import FmmtcError, SelectionError
 from bids_fmmtc.group.results import ATTRIBUTION, described, plain, write_described
 from bids_fmmtc.group.scans import Scans, sample, scans_of
 from bids_fmmtc.group.study import Study, load_other
-from bids_fmmtc.learning import attribution_tables as tables
-from bids_fmmtc.learning.attribution import VOLUMES, Attribution, GroupAttribution, group_attribution
-from bids_fmmtc.learning.attribution_checks import COMPARISON_COLUMNS, SANITY_COLUMNS, compare, sanity_check
-from bids_fmmtc.learning.evaluate import Final
-from bids_fmmtc.learning.explain import Explainer, mean_features
-from bids_fmmtc.learning.paths import InputPath, SeriesPath, VolumePath, seconds_a_clip
-from bids_fmmtc.learning.predict import filled_head
+from bids_fmmtc.learning.bundle.predict import filled_head
+from bids_fmmtc.learning.explaining import tables
+from bids_fmmtc.learning.explaining.attribution import VOLUMES, Attribution, GroupAttribution, group_attribution
+from bids_fmmtc.learning.explaining.checks import COMPARISON_COLUMNS, SANITY_COLUMNS, compare, sanity_check
+from bids_fmmtc.learning.explaining.explain import Explainer, mean_features
+from bids_fmmtc.learning.explaining.paths import InputPath, SeriesPath, VolumePath, seconds_a_clip
+from bids_fmmtc.learning.judging.evaluate import Final
 from bids_fmmtc.modalities import Differentiable, Encoder, OfVolumes
 from bids_fmmtc.settings import Settings
 from bids_fmmtc.types import Atlas, Cohort

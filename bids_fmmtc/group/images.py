@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from bids_fmmtc.dataset.describe import input_folders
-from bids_fmmtc.dataset.fingerprint import fingerprint
-from bids_fmmtc.dataset.records import Record
+from bids_fmmtc.dataset.derivatives.describe import input_folders
+from bids_fmmtc.dataset.derivatives.records import Record
+from bids_fmmtc.dataset.find.fingerprint import fingerprint
 from bids_fmmtc.errors import DataError, MissingInputError
-from bids_fmmtc.learning.paths import ClipWindow
+from bids_fmmtc.learning.explaining.paths import ClipWindow
 from bids_fmmtc.plan import transform_of
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.run import discover

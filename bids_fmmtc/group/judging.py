@@ -12,13 +12,13 @@ import numpy as np
 
 from bids_fmmtc.errors import DataError, FmmtcError
 from bids_fmmtc.group.study import Study, load_other, people
-from bids_fmmtc.learning.contestants import LEARNERS, Contestant, contestants, learnt_from
-from bids_fmmtc.learning.evaluate import Final, Judgements, cross_validate, permutation_null
 from bids_fmmtc.learning.folds import Fold, site_folds
-from bids_fmmtc.learning.intervals import corrected_t, difference, estimates, fold_values, permutation_p
+from bids_fmmtc.learning.judging.contestants import LEARNERS, Contestant, contestants, learnt_from
+from bids_fmmtc.learning.judging.evaluate import Final, Judgements, cross_validate, permutation_null
+from bids_fmmtc.learning.judging.intervals import corrected_t, difference, estimates, fold_values, permutation_p
+from bids_fmmtc.learning.judging.metrics import CLASSIFICATION, REGRESSION, Metric
+from bids_fmmtc.learning.judging.verdict import PRIMARY
 from bids_fmmtc.learning.learner import Learner
-from bids_fmmtc.learning.metrics import CLASSIFICATION, REGRESSION, Metric
-from bids_fmmtc.learning.verdict import PRIMARY
 from bids_fmmtc.settings import GroupSettings, Settings
 from bids_fmmtc.types import Cohort, Float64, OutcomeKind
 
@@ -115,8 +115,8 @@ def learner_of(each: Judged) -> Learner:
 
 def published(study: Study) -> dict[str, Any]:
     """Run the published protocol beside ours, so that the difference is seen; refused for a number as outcome."""
-    from bids_fmmtc.learning.epochs import TrainingOptions  # noqa: PLC0415  (torch)
-    from bids_fmmtc.learning.published import published_protocol  # noqa: PLC0415
+    from bids_fmmtc.learning.judging.published import published_protocol  # noqa: PLC0415
+    from bids_fmmtc.learning.learners.epochs import TrainingOptions  # noqa: PLC0415  (torch)
 
     if study.cohort.kind == "regression":
         return {"status": "not run", "reason": "the published protocol classifies; give --responder-if"}
@@ -270,8 +270,8 @@ def _other(study: Study, final: Final, settings: Settings, folder: Path, outcome
 
 def _adapted(study: Study, final: Final, cohort: Cohort) -> dict[str, Any]:
     """Compare, on the same folds of the other cohort, fine-tuning the model there and learning there from scratch."""
-    from bids_fmmtc.learning.epochs import TrainingOptions  # noqa: PLC0415  (torch)
-    from bids_fmmtc.learning.train import AdaptedLearner  # noqa: PLC0415
+    from bids_fmmtc.learning.learners.epochs import TrainingOptions  # noqa: PLC0415  (torch)
+    from bids_fmmtc.learning.learners.train import AdaptedLearner  # noqa: PLC0415
 
     there = study.with_cohort(cohort)
     blocks = learnt_from(cohort)

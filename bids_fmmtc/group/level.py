@@ -11,13 +11,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bids_fmmtc.dataset.collate import Summary, collate
-from bids_fmmtc.dataset.describe import prepare_group, write_citations
-from bids_fmmtc.dataset.records import common_recipe, gather
+from bids_fmmtc.dataset.derivatives.collate import Summary, collate
+from bids_fmmtc.dataset.derivatives.describe import prepare_group, write_citations
+from bids_fmmtc.dataset.derivatives.records import common_recipe, gather
 from bids_fmmtc.dataset.store import read_record
 from bids_fmmtc.dataset.tables import dataset_roots
 from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError
-from bids_fmmtc.learning.verdict import verdicts
+from bids_fmmtc.learning.judging.verdict import verdicts
 from bids_fmmtc.modalities import encoder_references
 from bids_fmmtc.pages import draw_card, draw_results, redraw
 from bids_fmmtc.participant import steady_torch
@@ -28,7 +28,7 @@ from bids_fmmtc.work import open_work, work_folder
 if TYPE_CHECKING:
     from bids_fmmtc.group.judging import Judged
     from bids_fmmtc.group.study import Study
-    from bids_fmmtc.learning.evaluate import Final
+    from bids_fmmtc.learning.judging.evaluate import Final
     from bids_fmmtc.modalities import Encoder
 
 log = logging.getLogger("bids_fmmtc")
@@ -145,7 +145,7 @@ def _analyse(settings: Settings, told: Sequence[str]) -> int:
 def _built(study: Study, folder: Path, settings: Settings) -> dict[str, Any]:
     """Write everything of an analysis into a folder, and return what ``evaluation.json`` holds."""
     from bids_fmmtc.group import judging, results, scans  # noqa: PLC0415  (torch)
-    from bids_fmmtc.learning.evaluate import final_model  # noqa: PLC0415
+    from bids_fmmtc.learning.judging.evaluate import final_model  # noqa: PLC0415
 
     place, study = str(study.folder), replace(study, folder=folder)
     results.write_exclusions(study)

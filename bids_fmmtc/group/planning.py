@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from bids_fmmtc.group.study import Study
-from bids_fmmtc.learning.evaluate import Final, Judgements
-from bids_fmmtc.learning.intervals import Estimate
-from bids_fmmtc.learning.trial import plan_trial
-from bids_fmmtc.learning.trial_plan import Arm, Evidence, TrialOptions, TrialPlan
-from bids_fmmtc.learning.verdict import PRIMARY, found_effect
+from bids_fmmtc.learning.judging.evaluate import Final, Judgements
+from bids_fmmtc.learning.judging.intervals import Estimate
+from bids_fmmtc.learning.judging.verdict import PRIMARY, found_effect
+from bids_fmmtc.learning.trial.enrich import plan_trial
+from bids_fmmtc.learning.trial.plan import Arm, Evidence, TrialOptions, TrialPlan
 from bids_fmmtc.settings import Settings
 
 

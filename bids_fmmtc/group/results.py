@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from bids_fmmtc import __version__
-from bids_fmmtc.dataset.describe import NOT_A_DEVICE, PAPER
-from bids_fmmtc.dataset.scans import session_of
+from bids_fmmtc.dataset.derivatives.describe import NOT_A_DEVICE, PAPER
+from bids_fmmtc.dataset.derivatives.scans import session_of
 from bids_fmmtc.dataset.store import read_record, write_json, write_table
 from bids_fmmtc.errors import UsageError
 from bids_fmmtc.group.study import Study
-from bids_fmmtc.learning.evaluate import Judgements
-from bids_fmmtc.learning.metrics import CLASSIFICATION, REGRESSION
-from bids_fmmtc.learning.save import refuse_occupied
-from bids_fmmtc.learning.trial_plan import COLUMNS, TrialPlan
-from bids_fmmtc.learning.verdict import PRIMARY, found_effect, shown
+from bids_fmmtc.learning.bundle.save import refuse_occupied
+from bids_fmmtc.learning.judging.evaluate import Judgements
+from bids_fmmtc.learning.judging.metrics import CLASSIFICATION, REGRESSION
+from bids_fmmtc.learning.judging.verdict import PRIMARY, found_effect, shown
+from bids_fmmtc.learning.trial.plan import COLUMNS, TrialPlan
 from bids_fmmtc.pages import BUNDLE_PAGE
 
 EVALUATION, COMPARISON, PREDICTIONS, EXCLUSIONS = "evaluation.json", "comparison", "predictions", "exclusions"

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from bids_fmmtc.dataset.records import Record, common_recipe, gather
-from bids_fmmtc.dataset.scans import session_key
+from bids_fmmtc.dataset.derivatives.records import Record, common_recipe, gather
+from bids_fmmtc.dataset.derivatives.scans import session_key
 from bids_fmmtc.errors import DataError, FmmtcError, MissingInputError
 from bids_fmmtc.group.images import Images, clip_windows
 from bids_fmmtc.group.study import Study
-from bids_fmmtc.learning.contestants import AMPLITUDE, RANDOM
-from bids_fmmtc.learning.paths import ClipWindow
+from bids_fmmtc.learning.explaining.paths import ClipWindow
+from bids_fmmtc.learning.judging.contestants import AMPLITUDE, RANDOM
 from bids_fmmtc.modalities import Encoder, OfVolumes, about, load_modality, pretrained
 from bids_fmmtc.plan import weights_folder
 from bids_fmmtc.recipe import Recipe

@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 
 from bids_fmmtc import __version__
-from bids_fmmtc.dataset.cohort import Exclusion, Loaded, load_cohort
-from bids_fmmtc.dataset.describe import input_folders, is_demo
-from bids_fmmtc.dataset.outcomes import Outcomes, OutcomeSpec, read_outcomes
-from bids_fmmtc.dataset.records import common_recipe
+from bids_fmmtc.dataset.derivatives.describe import input_folders, is_demo
+from bids_fmmtc.dataset.derivatives.records import common_recipe
+from bids_fmmtc.dataset.people.cohort import Exclusion, Loaded, load_cohort
+from bids_fmmtc.dataset.people.outcomes import Outcomes, OutcomeSpec, read_outcomes
 from bids_fmmtc.dataset.tables import dataset_roots
 from bids_fmmtc.errors import DataError, SelectionError
-from bids_fmmtc.learning.contestants import Setup, learnt_from
-from bids_fmmtc.learning.evaluate import Scheme
+from bids_fmmtc.learning.judging.contestants import Setup, learnt_from
+from bids_fmmtc.learning.judging.evaluate import Scheme
+from bids_fmmtc.learning.judging.nested import Inner
 from bids_fmmtc.learning.ledger import Ledger
-from bids_fmmtc.learning.nested import Inner
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.settings import Settings
 from bids_fmmtc.types import Cohort
@@ -42,7 +42,7 @@ class Study:
     folder
         Where results go.
     cohort, outcomes, exclusions, notes
-        See `bids_fmmtc.dataset.cohort.load_cohort`.
+        See `bids_fmmtc.dataset.people.cohort.load_cohort`.
     control
         People of the control arm, who are judged and never learnt from; None without such an arm.
     recipe

@@ -15,15 +15,15 @@ from numpy.typing import NDArray
 from bids_fmmtc import __version__
 from bids_fmmtc.group.results import BUNDLE
 from bids_fmmtc.group.study import Study
-from bids_fmmtc.learning.bundle import EncoderReference, ModelBundle
-from bids_fmmtc.learning.card import trained_card
-from bids_fmmtc.learning.contestants import learnt_from
-from bids_fmmtc.learning.decide import fit_conformal, fit_reference
-from bids_fmmtc.learning.evaluate import Final
-from bids_fmmtc.learning.nested import probabilities
-from bids_fmmtc.learning.novelty import FEWEST, Novelty, embedding
-from bids_fmmtc.learning.save import save_bundle
-from bids_fmmtc.learning.verdict import PRIMARY, conformal_caution
+from bids_fmmtc.learning.bundle.card import trained_card
+from bids_fmmtc.learning.bundle.load import EncoderReference, ModelBundle
+from bids_fmmtc.learning.bundle.novelty import FEWEST, Novelty, embedding
+from bids_fmmtc.learning.bundle.save import save_bundle
+from bids_fmmtc.learning.judging.contestants import learnt_from
+from bids_fmmtc.learning.judging.decide import fit_conformal, fit_reference
+from bids_fmmtc.learning.judging.evaluate import Final
+from bids_fmmtc.learning.judging.nested import probabilities
+from bids_fmmtc.learning.judging.verdict import PRIMARY, conformal_caution
 from bids_fmmtc.settings import Settings
 from bids_fmmtc.types import Cohort, Float64
 

@@ -8,14 +8,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bids_fmmtc.dataset.describe import NAME
+from bids_fmmtc.dataset.derivatives.describe import NAME
 from bids_fmmtc.dataset.store import read_record
-from bids_fmmtc.report.analysis_facts import METRIC_WORDS, PRIMARY, estimate_in, mapping, number_of, texts
-from bids_fmmtc.report.figure import Figure
-from bids_fmmtc.report.forest_figure import ForestRow, forest, interval_text
-from bids_fmmtc.report.page import render
-from bids_fmmtc.report.sheet import attempt, plain
-from bids_fmmtc.report.words import REFERENCE_WORDS, is_embedding, reference_words
+from bids_fmmtc.report.analysis.facts import METRIC_WORDS, PRIMARY
+from bids_fmmtc.report.analysis.forest import ForestRow, forest, interval_text
+from bids_fmmtc.report.kit.figure import Figure
+from bids_fmmtc.report.kit.page import render
+from bids_fmmtc.report.kit.sheet import attempt, plain
+from bids_fmmtc.report.kit.values import estimate_in, mapping, number_of, texts
+from bids_fmmtc.report.kit.words import REFERENCE_WORDS, is_embedding, reference_words
 
 DEEPEST = 6
 SECTIONS = {

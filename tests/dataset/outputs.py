@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
-from bids_fmmtc.dataset import sidecars
-from bids_fmmtc.dataset.describe import prepare_dataset
-from bids_fmmtc.dataset.scans import session_of, write_scans
-from bids_fmmtc.dataset.sidecars import QUALITY_COLUMNS, Context, Links
+from bids_fmmtc.dataset.derivatives import sidecars
+from bids_fmmtc.dataset.derivatives.describe import prepare_dataset
+from bids_fmmtc.dataset.derivatives.scans import session_of, write_scans
+from bids_fmmtc.dataset.derivatives.sidecars import QUALITY_COLUMNS, Context, Links
 from bids_fmmtc.dataset.store import Layout, read_record, write_features, write_json, write_table
 from bids_fmmtc.recipe import AtlasSpec, ModalitySpec, Recipe
 from bids_fmmtc.settings import Task, failure_to_json

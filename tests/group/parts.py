@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bids_fmmtc.cli import parse
-from bids_fmmtc.dataset.describe import prepare_dataset
+from bids_fmmtc.dataset.derivatives.describe import prepare_dataset
 from bids_fmmtc.dataset.store import Layout, write_table
 from bids_fmmtc.group.study import load_study
 from bids_fmmtc.participant import process_subject

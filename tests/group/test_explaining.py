@@ -12,8 +12,8 @@ from bids_fmmtc.cli import parse
 from bids_fmmtc.dataset.store import read_table
 from bids_fmmtc.errors import SelectionError
 from bids_fmmtc.group import explaining, judging
-from bids_fmmtc.learning.attribution import SERIES, VOLUMES
-from bids_fmmtc.learning.evaluate import final_model
+from bids_fmmtc.learning.explaining.attribution import SERIES, VOLUMES
+from bids_fmmtc.learning.judging.evaluate import final_model
 from bids_fmmtc.types import Atlas
 
 

@@ -13,14 +13,14 @@ import torch
 from neurostorm_parts import random_model, write_encoder
 
 from bids_fmmtc.cli import parse
-from bids_fmmtc.dataset.scans import session_key
+from bids_fmmtc.dataset.derivatives.scans import session_key
 from bids_fmmtc.dataset.store import read_features
 from bids_fmmtc.errors import DataError, MissingInputError
 from bids_fmmtc.group.scans import scans_of
-from bids_fmmtc.learning.attribution import VOLUMES
-from bids_fmmtc.learning.explain import Explainer, mean_features
-from bids_fmmtc.learning.head import build_head
-from bids_fmmtc.learning.paths import VolumePath
+from bids_fmmtc.learning.bundle.head import build_head
+from bids_fmmtc.learning.explaining.attribution import VOLUMES
+from bids_fmmtc.learning.explaining.explain import Explainer, mean_features
+from bids_fmmtc.learning.explaining.paths import VolumePath
 from bids_fmmtc.modalities import load_modality
 from bids_fmmtc.modalities.neurostorm_config import NeuroStormConfig
 from bids_fmmtc.recipe import ModalitySpec, Recipe, Windows

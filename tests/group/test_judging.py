@@ -10,7 +10,7 @@ from group.parts import group_words, study
 from bids_fmmtc.cli import parse
 from bids_fmmtc.group import judging
 from bids_fmmtc.group.results import plain
-from bids_fmmtc.learning.verdict import verdicts
+from bids_fmmtc.learning.judging.verdict import verdicts
 
 WORDS = ("--site-column", "site", "--leave-one-site-out", "--permutations", "0")
 
@@ -65,7 +65,7 @@ def test_a_contestant_that_fails_costs_no_other(made):
 
 
 def test_another_cohort_that_cannot_be_read_says_why(made, other, tmp_path):
-    from bids_fmmtc.learning.evaluate import final_model
+    from bids_fmmtc.learning.judging.evaluate import final_model
 
     found = study(made, "--permutations", "0")
     learner = judging.contestants(found.cohort, found.setup)[0].learner
@@ -83,7 +83,7 @@ def test_another_cohort_that_cannot_be_read_says_why(made, other, tmp_path):
 
 @pytest.mark.slow
 def test_a_model_is_adapted_on_folds_of_the_other_cohort(made, other):
-    from bids_fmmtc.learning.evaluate import final_model
+    from bids_fmmtc.learning.judging.evaluate import final_model
 
     found = study(made, "--permutations", "0", "--repeats", "1")
     found = replace(found, setup=replace(found.setup, options={"epochs": 3}))

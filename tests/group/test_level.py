@@ -9,7 +9,7 @@ from small import content, validate
 
 from bids_fmmtc.cli import main
 from bids_fmmtc.dataset.store import read_table
-from bids_fmmtc.learning.bundle import load_bundle
+from bids_fmmtc.learning.bundle.load import load_bundle
 
 
 def result(root, label="responder_linear"):

@@ -6,7 +6,7 @@ from group.parts import group_words, study
 from bids_fmmtc.cli import parse
 from bids_fmmtc.group import judging
 from bids_fmmtc.group.planning import planned
-from bids_fmmtc.learning.evaluate import final_model
+from bids_fmmtc.learning.judging.evaluate import final_model
 
 
 def plan(root, *words):

@@ -8,15 +8,15 @@ import pytest
 from group.parts import group_words, study
 
 from bids_fmmtc.cli import main, parse
-from bids_fmmtc.dataset.records import gather
+from bids_fmmtc.dataset.derivatives.records import gather
 from bids_fmmtc.dataset.store import read_features
 from bids_fmmtc.group import judging
 from bids_fmmtc.group.study import Study
 from bids_fmmtc.group.training import public_command, write_bundle
-from bids_fmmtc.learning.bundle import CARD
-from bids_fmmtc.learning.evaluate import final_model
-from bids_fmmtc.learning.predict import Predictor
-from bids_fmmtc.learning.verdict import UNRELIABLE, verdicts
+from bids_fmmtc.learning.bundle.load import CARD
+from bids_fmmtc.learning.bundle.predict import Predictor
+from bids_fmmtc.learning.judging.evaluate import final_model
+from bids_fmmtc.learning.judging.verdict import UNRELIABLE, verdicts
 
 
 @pytest.fixture(scope="module")

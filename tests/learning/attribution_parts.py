@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bids_fmmtc.learning.attribution import Attribution
+from bids_fmmtc.learning.explaining.attribution import Attribution
 
 
 @dataclass

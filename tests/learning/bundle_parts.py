@@ -6,9 +6,9 @@ import json
 import numpy as np
 import torch
 
-from bids_fmmtc.learning.bundle import rendered
-from bids_fmmtc.learning.head import build_head
-from bids_fmmtc.learning.novelty import Novelty, embedding_size
+from bids_fmmtc.learning.bundle.head import build_head
+from bids_fmmtc.learning.bundle.load import rendered
+from bids_fmmtc.learning.bundle.novelty import Novelty, embedding_size
 from bids_fmmtc.modalities.connectivity import TangentReference
 from bids_fmmtc.recipe import ModalitySpec, Recipe
 from bids_fmmtc.types import Features

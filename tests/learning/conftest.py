@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from bundle_parts import MODALITIES, make_encoder, make_novelty, make_tangent, parts
 
-from bids_fmmtc.learning.predict import Predictor
-from bids_fmmtc.learning.save import save_bundle
+from bids_fmmtc.learning.bundle.predict import Predictor
+from bids_fmmtc.learning.bundle.save import save_bundle
 from bids_fmmtc.recipe import Connectivity, Recipe
 
 

@@ -11,19 +11,19 @@ from linear_parts import changed, make_cohort
 
 from bids_fmmtc.group.judging import evaluation, judge_all
 from bids_fmmtc.group.study import Study
-from bids_fmmtc.learning.blocks import STATISTICS
-from bids_fmmtc.learning.calibrate import prediction_set, reference_flags
-from bids_fmmtc.learning.contestants import Setup
-from bids_fmmtc.learning.decide import fit_conformal, fit_reference
-from bids_fmmtc.learning.evaluate import Scheme, cross_validate, final_model, permutation_null
+from bids_fmmtc.learning.bundle.calibrate import prediction_set, reference_flags
 from bids_fmmtc.learning.folds import stratified_folds
-from bids_fmmtc.learning.intervals import permutation_p
+from bids_fmmtc.learning.judging.contestants import Setup
+from bids_fmmtc.learning.judging.decide import fit_conformal, fit_reference
+from bids_fmmtc.learning.judging.evaluate import Scheme, cross_validate, final_model, permutation_null
+from bids_fmmtc.learning.judging.intervals import permutation_p
+from bids_fmmtc.learning.judging.metrics import CLASSIFICATION, calibration_slope
+from bids_fmmtc.learning.judging.nested import Inner, judge, probabilities
+from bids_fmmtc.learning.judging.verdict import PRIMARY, verdicts
+from bids_fmmtc.learning.learners.blocks import STATISTICS
+from bids_fmmtc.learning.learners.linear import LinearLearner
+from bids_fmmtc.learning.learners.train import NetworkLearner, TrainingOptions
 from bids_fmmtc.learning.ledger import Ledger
-from bids_fmmtc.learning.linear import LinearLearner
-from bids_fmmtc.learning.metrics import CLASSIFICATION, calibration_slope
-from bids_fmmtc.learning.nested import Inner, judge, probabilities
-from bids_fmmtc.learning.train import NetworkLearner, TrainingOptions
-from bids_fmmtc.learning.verdict import PRIMARY, verdicts
 from bids_fmmtc.modalities.connectivity import connectivity
 from bids_fmmtc.settings import GroupSettings, Settings
 

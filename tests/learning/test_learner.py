@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from linear_parts import make_cohort
 
-from bids_fmmtc.learning.contestants import LEARNERS, ConstantLearner, Setup
+from bids_fmmtc.learning.judging.contestants import LEARNERS, ConstantLearner, Setup
 
 RESNET = {"width": 4, "embedding_size": 4, "hidden_sizes": [4, 4], "depths": [1, 1]}
 TRAIN, ROWS = np.arange(14), np.arange(14, 20)

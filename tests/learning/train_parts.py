@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bids_fmmtc.learning.contestants import Setup
+from bids_fmmtc.learning.judging.contestants import Setup
 from bids_fmmtc.learning.ledger import Ledger
 from bids_fmmtc.types import Cohort
 

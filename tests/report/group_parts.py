@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 import nibabel as nib
 import numpy as np
 
-from bids_fmmtc.dataset.collate import LONG_COLUMNS, QUALITY_TABLE
+from bids_fmmtc.dataset.derivatives.collate import LONG_COLUMNS, QUALITY_TABLE
 from bids_fmmtc.dataset.store import write_json, write_table
-from bids_fmmtc.learning.verdict import verdicts
+from bids_fmmtc.learning.judging.verdict import verdicts
 
 HOSTILE = "<script>alert(1)</script>"
 TRUNCATED = "image: sub-04_bold.nii.gz is truncated. Copy the file again."

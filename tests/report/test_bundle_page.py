@@ -7,7 +7,7 @@ import pytest
 from group_parts import HOSTILE, metrics, sound
 
 from bids_fmmtc.dataset.store import write_json
-from bids_fmmtc.learning.card import card_text, trained_card
+from bids_fmmtc.learning.bundle.card import card_text, trained_card
 from bids_fmmtc.report.bundle_page import SECTIONS, blocks, bundle_page, flat
 
 

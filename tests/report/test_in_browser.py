@@ -14,8 +14,8 @@ from small import SHARED, run
 
 from bids_fmmtc.cli import main
 from bids_fmmtc.pages import draw_group, draw_participant
-from bids_fmmtc.report import page
-from bids_fmmtc.report.figure import BLUE, COLOURS, DASHES, MARKERS, MUTED, canvas, finish
+from bids_fmmtc.report.kit import page
+from bids_fmmtc.report.kit.figure import BLUE, COLOURS, DASHES, MARKERS, MUTED, canvas, finish
 
 pytestmark = [pytest.mark.slow, needs_browser]
 

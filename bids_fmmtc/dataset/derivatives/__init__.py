@@ -1,0 +1,1 @@
+"""What this program writes about a recording, and reads back."""

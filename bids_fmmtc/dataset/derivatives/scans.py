@@ -1,0 +1,169 @@
+"""``scans.tsv``: the one table in which every recording of a session has a row, failed ones too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bids_fmmtc.dataset.derivatives.sidecars import QUALITY_COLUMNS, SCANS_COLUMNS, failed_record
+from bids_fmmtc.dataset.derivatives.standing import STALE, Standing, attempt_reason, find_standing, stale_reason
+from bids_fmmtc.dataset.store import Layout, read_record, read_table, remove, write_json, write_table
+from bids_fmmtc.settings import Task
+from bids_fmmtc.types import Failure, Recording
+
+
+class Written(NamedTuple):
+    """What `write_scans` wrote, and the state in which a failure left the results of each key that has some."""
+
+    tables: tuple[Path, ...]
+    states: Mapping[str, str]
+
+
+def session_key(key: str) -> str:
+    """Return a recording's key without its run."""
+    return "_".join(part for part in key.split("_") if not part.startswith("run-"))
+
+
+def session_of(key: str) -> str | None:
+    """Return the session label in a key, or None."""
+    return next((part[4:] for part in key.split("_") if part.startswith("ses-")), None)
+
+
+def write_scans(task: Task, rows: Sequence[Mapping[str, Any]], layout: Layout) -> Written:
+    """Write ``scans.tsv`` of each session of a participant; rows of other recordings in it are kept.
+
+    A recording that failed keeps what earlier attempts made of it, and the failure is noted beside that
+    (`dataset.standing`); only where there is nothing does it get a record of its own.
+
+    Parameters
+    ----------
+    rows
+        One per recording: ``key``, ``status``, and ``flags`` and ``quality`` or the fields of a `Failure`.
+
+    Raises
+    ------
+    OutputError
+        A record or table cannot be written; results of before are there all the same.
+    """
+    by_key = {r.key: r for r in task.recordings}
+    # Keys that have no recording and fail now, too: their records are of this run.
+    current = {row["key"] for row in rows} - set(by_key)
+    tables: dict[Path, dict[str, dict[str, Any]]] = {}
+    states: dict[str, str] = {}
+    for row in rows:
+        key = row["key"]
+        recording = by_key.get(key)
+        session = recording.session if recording is not None else session_of(key)
+        record = _record_file(key, recording, session, layout, task.subject)
+        if row["status"] == "ok":
+            _forget_others(key, record, layout, of_failures_only=False)
+            about = {"fmmtc_status": "ok", "fmmtc_flags": row["flags"], **_shown(row["quality"])}
+            _add(tables, record, layout, task.subject, about)
+        else:
+            standing = find_standing(key, recording, layout, layout.folder(task.subject, session), task.recipe)
+            if standing:
+                states[key] = standing[0].state
+            _note(row, standing, record, layout, task.subject, tables)
+        if recording is not None:
+            for forgotten in _forget_failures(key, current, layout, task.subject):
+                tables.setdefault(layout.scans(task.subject, forgotten, ".tsv"), {})
+    written = [path for table, new in tables.items() for path in _write_table(table, new)]
+    return Written(tuple(written), states)
+
+
+def _note(
+    row: Mapping[str, Any],
+    standing: Sequence[Standing],
+    record: Path,
+    layout: Layout,
+    subject: str,
+    tables: dict[Path, dict[str, dict[str, Any]]],
+) -> None:
+    """Write that an attempt failed: into the records of what stands, or into one of its own where nothing does."""
+    failure = Failure(**{name: row[name] for name in Failure.__slots__})
+    if not standing:
+        write_json(record, failed_record(row["key"], failure.kind, failure.reason))
+        _add(tables, record, layout, subject, {"fmmtc_status": "failed", "fmmtc_reason": failure.reason})
+    for each in standing:
+        noted = each.noted(failure)
+        write_json(each.record, noted)
+        _add(tables, each.record, layout, subject, standing_row(noted))
+    if standing and standing[0].record != record:
+        remove(record)  # of a failure before; what stands tells of this one
+    _forget_others(row["key"], standing[0].record if standing else record, layout, of_failures_only=True)
+
+
+def standing_row(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of a recording by its record alone: state, reasons, quality."""
+    quality = content.get("Quality", {})
+    row = {"fmmtc_status": content.get("Status"), "fmmtc_flags": quality.get("flags"), **_shown(quality)}
+    row["fmmtc_last_attempt"] = attempt_reason(content) or None
+    if content.get("Status") == STALE:
+        row["fmmtc_reason"] = stale_reason(content)
+    return row
+
+
+def _shown(quality: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"fmmtc_{k}": quality.get(k) for k in QUALITY_COLUMNS}
+
+
+def _add(
+    tables: dict[Path, dict[str, dict[str, Any]]], record: Path, layout: Layout, subject: str, row: Mapping[str, Any]
+) -> None:
+    session = session_of(record.name)
+    name = record.relative_to(layout.folder(subject, session)).as_posix()
+    tables.setdefault(layout.scans(subject, session, ".tsv"), {})[name] = {"filename": name, **row}
+
+
+def _write_table(table: Path, new: Mapping[str, Mapping[str, Any]]) -> tuple[Path, ...]:
+    """Write the rows of this call and those of earlier ones whose record is still there; return what was written."""
+    old = read_table(table) if table.is_file() else []
+    kept: dict[str, Mapping[str, Any]] = {r["filename"]: r for r in old if (table.parent / r["filename"]).is_file()}
+    rows = {**kept, **new}
+    if not rows:
+        remove(table)
+        remove(table.with_suffix(".json"))
+        return ()
+    write_table(table, list(SCANS_COLUMNS), [row for _, row in sorted(rows.items())])
+    described = {k: v for k, v in SCANS_COLUMNS.items() if k != "filename"}
+    write_json(table.with_suffix(".json"), {"Description": "State and quality of each recording", **described})
+    return (table, table.with_suffix(".json"))
+
+
+def _record_file(key: str, recording: Recording | None, session: str | None, layout: Layout, subject: str) -> Path:
+    """Return the file that tells a recording's state; one that discovery turned down has no space to name."""
+    if recording is not None:
+        return layout.derivative(recording, "features", ".json")
+    return layout.folder(subject, session) / "func" / f"{key}_desc-fmmtc_features.json"
+
+
+def _forget_failures(key: str, current: set[str], layout: Layout, subject: str) -> set[str | None]:
+    """Remove records of earlier discovery failures, now that the recording is found; tell whose tables listed them."""
+    touched = set()
+    whole = f"sub-{subject}"
+    for stale in {key, session_key(key), whole} - current:
+        record = _record_file(stale, None, session_of(stale), layout, subject)
+        if record.is_file():
+            remove(record)
+            touched.add(session_of(stale))
+    if whole not in current:
+        for extension in (".tsv", ".json"):
+            remove(layout.prediction(subject, None, whole, extension))
+    return touched
+
+
+def _forget_others(key: str, but: Path, layout: Layout, *, of_failures_only: bool) -> None:
+    """Remove other records of a recording: of failures, and where it has succeeded now, results in other spaces."""
+    ours = (but.parent, but.parent.parent / "figures")
+    for record in but.parent.glob(f"{key}_space-*_features.json"):
+        content = read_record(record) or {}
+        if record == but or (of_failures_only and content.get("Status") != "failed"):
+            continue
+        for name in content.get("Outputs", []):
+            output = layout.root / name
+            if output.parent in ours:  # never anything but its own neighbours and pictures
+                remove(output)
+        if not of_failures_only:
+            remove(record.with_suffix(".safetensors"))
+        remove(record)

@@ -1,0 +1,1 @@
+"""Finding recordings and what lies beside them."""

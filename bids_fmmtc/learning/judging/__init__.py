@@ -1,0 +1,1 @@
+"""Judging learners: nested evaluation, measures, intervals, decisions, verdicts."""

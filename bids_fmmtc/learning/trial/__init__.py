@@ -1,0 +1,1 @@
+"""What an enriched trial would be."""

@@ -1,0 +1,1 @@
+"""What one analysis tells, as figures and sentences."""

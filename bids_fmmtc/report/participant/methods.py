@@ -1,0 +1,126 @@
+"""Methods of a participant's numbers in words that can be pasted into a paper; made of what the derivatives hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from bids_fmmtc.modalities import about
+from bids_fmmtc.report.kit.references import references
+from bids_fmmtc.report.kit.sheet import plain
+from bids_fmmtc.report.kit.words import listed
+from bids_fmmtc.report.participant.facts import ParticipantFacts
+
+_CONNECTIVITY = {
+    "pearson": "Pearson correlation",
+    "partial": "partial correlation",
+    "tangent": "covariance, projected to tangent space (Varoquaux et al. 2010)",
+    "gram": "the Gram matrix of standardised series",
+}
+
+
+def methods(facts: ParticipantFacts) -> str:
+    """Return what was done, in sentences, then what to cite; empty where no recipe is told."""
+    recipe = facts.recipe
+    if not recipe or not any(r.ok for s in facts.sessions for r in s.recordings):
+        return ""
+    cited = ["fmmtc"]
+    sentences = [*_extraction(facts, recipe, cited), *_windows(recipe, cited), *_prediction(facts, cited)]
+    return f"{' '.join(sentences)}\n\n{references(cited)}"
+
+
+def _extraction(facts: ParticipantFacts, recipe: Mapping[str, Any], cited: list[str]) -> Iterator[str]:
+    made = facts.description.get("GeneratedBy")
+    before = [e for e in made if isinstance(e, dict) and e.get("Name") != facts.own.get("Name")] if made else []
+    said = listed([f"{plain(e.get('Name'))} {e.get('Version') or '(version not told)'}" for e in before])
+    if any("fmriprep" in str(e.get("Name")).lower() for e in before):
+        cited.append("fmriprep")
+    atlas = recipe.get("atlas", {})
+    yield (
+        f"Recordings{f' preprocessed with {said}' if said else ''} were analysed with bids_fmmtc "
+        f"{plain(facts.own.get('Version'))} after Fan et al. (2025)."
+    )
+    spaces = listed(sorted({str(s) for s in _said(facts, "space")}))
+    imported = "imported" in _said(facts, "placement")
+    if imported:
+        yield f"Series of {plain(atlas.get('n_parcels'))} parcels ({plain(atlas.get('name'))}) were imported."
+        return
+    yield (
+        f"In {spaces or 'template space'}, signals were averaged over the voxels of each of "
+        f"{plain(atlas.get('n_parcels'))} parcels (atlas {plain(atlas.get('name'))}) that lie in the brain mask and "
+        "hold signal."
+    )
+    yield from _denoising(recipe.get("denoising", {}), cited)
+
+
+def _said(facts: ParticipantFacts, name: str) -> set[str]:
+    """Return what the qualities, or the names, of recordings tell of ``placement`` or ``space``."""
+    good = [r for s in facts.sessions for r in s.recordings if r.ok]
+    if name == "space":
+        parts = [part for r in good for part in r.record.path.name.split("_")]
+        return {part.removeprefix("space-") for part in parts if part.startswith("space-")}
+    return {str(r.quality.get(name)) for r in good}
+
+
+def _denoising(denoising: Mapping[str, Any], cited: list[str]) -> Iterator[str]:
+    strategy = denoising.get("strategy", "none")
+    if strategy == "none" and not (denoising.get("high_pass") or denoising.get("low_pass")):
+        yield "No confounds were regressed out and no filter was applied."
+    else:
+        cited.append("nilearn")
+        ends = {"high_pass": "high-pass", "low_pass": "low-pass"}
+        filters = [f"{text} filter at {plain(denoising[k])} Hz" for k, text in ends.items() if denoising.get(k)]
+        more = f", with a {listed(filters)}" if filters else ""
+        yield f"Parcel series were cleaned with nilearn's confound strategy {strategy}{more}."
+    if strategy == "scrubbing":
+        cited.append("power")
+        yield (
+            f"Frames with a framewise displacement above {plain(denoising.get('fd_threshold'))} mm (Power et al. 2012) "
+            f"or a standardised DVARS above {plain(denoising.get('std_dvars_threshold'))} were censored."
+        )
+    if denoising.get("drop_non_steady_state"):
+        yield "Initial frames that fMRIPrep marked as not in a steady state were left out."
+
+
+def _windows(recipe: Mapping[str, Any], cited: list[str]) -> Iterator[str]:
+    windows = recipe.get("windows", {})
+    target = recipe.get("target_repetition_time")
+    if target:
+        yield f"Series were resampled to a repetition time of {plain(target)} s."
+    length, stride = plain(windows.get("length")), plain(windows.get("stride"))
+    yield f"They were cut into windows of {length} frames, one every {stride}."
+    names = [str(m.get("name")) for m in recipe.get("modalities", []) if isinstance(m, dict)]
+    for name, what in ((name, about(name)) for name in names):
+        if what.encoder:
+            cited.append(name)
+            name_of = f"{what.encoder} ({what.cite})"
+            yield f"The {what.reads} of each window were encoded by the frozen foundation model {name_of}."
+    kind = str(recipe.get("connectivity", {}).get("kind"))
+    if "fc" in names:
+        if kind == "tangent":
+            cited.append("tangent")
+        fisher = ", Fisher-transformed" if recipe.get("connectivity", {}).get("fisher_z") else ""
+        whose = "A session's" if recipe.get("connectivity", {}).get("frames") == "all" else "Its"
+        of = ", over all frames left" if whose != "Its" else ""
+        yield f"{whose} functional connectivity is the {_CONNECTIVITY.get(kind, kind)} between parcels{fisher}{of}."
+
+
+def _prediction(facts: ParticipantFacts, cited: list[str]) -> Iterator[str]:
+    found = next((s.sidecar for s in facts.sessions if s.predicted), None)
+    if found is None:
+        return
+    yield (
+        f"A trained model ({plain(found.get('ModelName'))}, digest {str(found.get('BundleDigest', ''))[:12]}) gave "
+        "each window two logits; their difference was averaged over all windows of a session and calibrated once "
+        f"(kind: {plain((found.get('Calibration') or {}).get('kind'))})."
+    )
+    conformal = found.get("Conformal")
+    if isinstance(conformal, dict):
+        cited.append("vovk")
+        yield (
+            "The prediction set holds the classes that class-conditional conformal prediction (Vovk et al. 2005) "
+            f"cannot exclude at an error rate of {plain(conformal.get('alpha'))}."
+        )
+    versions = found.get("SoftwareVersions")
+    if isinstance(versions, dict):
+        yield f"Software: {', '.join(f'{name} {number}' for name, number in versions.items())}."
