@@ -6,17 +6,16 @@ sorted JSON: features of equal digest are comparable, and two digests never shar
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
-import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType, UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from types import MappingProxyType
+from typing import Any, Literal
 
+from bids_fmmtc import plain
 from bids_fmmtc.errors import MissingInputError, RecipeError, UnreadableError
 from bids_fmmtc.reading import read_json
 
@@ -129,7 +128,7 @@ class Connectivity:
 
     kind: ConnectivityKind = "pearson"
     fisher_z: bool = True
-    frames: Literal["all", "windows"] = "windows"
+    frames: Literal["all", "windows"] = plain.unwritten("windows")
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,11 +223,7 @@ class Recipe:
 
     def to_json(self) -> dict[str, Any]:
         """Return a JSON-ready mapping with every field spelled out (but see `Connectivity`); `from_json` inverts it."""
-        data = _plain(self)
-        if not isinstance(data, dict):
-            raise TypeError("a recipe is a mapping")
-        if self.connectivity.frames == "windows":
-            del data["connectivity"]["frames"]
+        data: dict[str, Any] = plain.to_json(self)
         return data
 
     @classmethod
@@ -240,8 +235,7 @@ class Recipe:
         RecipeError
             On an unknown field, a wrong type or a value out of range; names the field.
         """
-        recipe: Recipe = _build(cls, data, source)
-        return recipe
+        return plain.from_json(cls, data, source, plain.Strictness(RecipeError))
 
     @classmethod
     def read(cls, path: Path) -> Recipe:
@@ -264,7 +258,7 @@ class Recipe:
 
 def differences(one: Recipe, other: Recipe) -> list[str]:
     """Name the fields in which two recipes differ, as ``field: value of one, value of other``."""
-    return _differences(_plain(one), _plain(other), "")
+    return _differences(plain.to_json(one, whole=True), plain.to_json(other, whole=True), "")
 
 
 def _differences(a: Any, b: Any, where: str) -> list[str]:
@@ -283,67 +277,3 @@ def _differences(a: Any, b: Any, where: str) -> list[str]:
 
 
 _NOTHING = object()
-
-
-def _plain(value: Any) -> Any:
-    if dataclasses.is_dataclass(value):
-        # 2 and 2.0, or 0.0 and -0.0, are equal: their digests must be too.
-        return {
-            f.name: float(v) + 0.0 if "float" in str(f.type) and isinstance(v, int | float) else _plain(v)
-            for f, v in ((f, getattr(value, f.name)) for f in dataclasses.fields(value))
-        }
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return value
-
-
-def _build(kind: Any, data: Any, where: str) -> Any:
-    """Build the value of type ``kind`` from JSON; the recipe's own type hints are the schema."""
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(data, Mapping):
-            raise RecipeError(f"{where}: expected an object, found {json.dumps(data)}.")
-        hints = get_type_hints(kind)
-        unknown = sorted(set(data) - set(hints))
-        if unknown:
-            raise RecipeError(f"{where}: unknown field {', '.join(unknown)}; known are {', '.join(hints)}.")
-        required = [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is dataclasses.MISSING]
-        for name in required:
-            if name not in data:
-                raise RecipeError(f"{where}: field {name} is missing.")
-        return kind(**{k: _build(hints[k], v, f"{where}.{k}") for k, v in data.items()})  # type: ignore[operator]
-    origin, args = get_origin(kind), get_args(kind)
-    if origin is tuple:
-        if not isinstance(data, list):
-            raise RecipeError(f"{where}: expected a list, found {json.dumps(data)}.")
-        return tuple(_build(args[0], v, f"{where}[{i}]") for i, v in enumerate(data))
-    if origin in (Union, UnionType):
-        if data is None:
-            return None
-        return _build(next(a for a in args if a is not type(None)), data, where)
-    return _scalar(kind, data, where)
-
-
-def _scalar(kind: Any, data: Any, where: str) -> Any:
-    origin = get_origin(kind)
-    if origin is Literal:
-        choices = get_args(kind)
-        if data not in choices:
-            raise RecipeError(f"{where}: {json.dumps(data)} is none of {', '.join(map(str, choices))}.")
-        return data
-    if not _storable(data):
-        raise RecipeError(f"{where}: holds a number that is not finite.")
-    if kind is float and isinstance(data, int) and not isinstance(data, bool):
-        return float(data)
-    expected = Mapping if origin is not None else kind
-    if not isinstance(data, expected) or (isinstance(data, bool) and kind is not bool):
-        raise RecipeError(f"{where}: expected {getattr(kind, '__name__', kind)}, found {json.dumps(data)}.")
-    return data
-
-
-def _storable(data: Any) -> bool:
-    """Tell whether all numbers are finite, which JSON and the digest demand."""
-    if isinstance(data, Mapping | list | tuple):
-        return all(map(_storable, data.values() if isinstance(data, Mapping) else data))
-    return not isinstance(data, int | float) or abs(data) <= sys.float_info.max

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from stored_digests import DIGESTS, RECIPES
 
 from bids_fmmtc.errors import MissingInputError, RecipeError
 from bids_fmmtc.recipe import (
@@ -21,6 +22,7 @@ from bids_fmmtc.recipe import (
     Windows,
     differences,
 )
+from bids_fmmtc.recipes import TABLE
 
 SHA = "0" * 64
 FULL = Recipe(
@@ -427,3 +429,13 @@ def test_a_recipe_completes_one_that_it_only_adds_modalities_to():
     assert more.only(["fc"]).digest == less.digest
     assert more.only(["fc", "none"]) is None
     assert more.only([]) is None
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_stored_digests_are_what_they_were(name):
+    assert RECIPES[name].digest == DIGESTS[name]
+    assert Recipe.from_json(json.loads(json.dumps(RECIPES[name].to_json()))).digest == DIGESTS[name]
+
+
+def test_every_named_recipe_has_a_stored_digest():
+    assert DIGESTS.keys() == RECIPES.keys() >= TABLE.keys()

@@ -17,13 +17,14 @@ PACKAGE = Path(bids_fmmtc.__file__).parent
 TESTS = Path(__file__).parent
 
 # Room -> rooms it may import. A room is a folder or a module; one not listed here fails the test.
-FOUNDATION = {"errors", "reading", "types", "recipe", "pooling"}
+FOUNDATION = {"errors", "reading", "plain", "types", "recipe", "pooling"}
 CORE = FOUNDATION | {"settings", "dataset", "signals", "modalities", "learning"}
 MAY_IMPORT = {
     "errors": set(),
     "reading": {"errors"},
-    "types": {"errors"},
-    "recipe": {"errors", "reading", "types"},
+    "plain": {"errors"},
+    "types": {"errors", "plain"},
+    "recipe": {"errors", "reading", "plain"},
     "pooling": {"types", "recipe"},
     "settings": FOUNDATION,
     "recipes": {"errors", "recipe"},
