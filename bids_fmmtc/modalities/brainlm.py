@@ -134,8 +134,9 @@ class Positions(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        n = torch.arange(MAX_PIECES).unsqueeze(1)  # [5000,1]
-        angle = n * torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))  # [5000,H/2]
+        # On the CPU even where shapes alone are wanted: arithmetic on "meta" would import torch's compiler, too.
+        n = torch.arange(MAX_PIECES, device="cpu").unsqueeze(1)  # [5000,1]
+        angle = n * torch.exp(torch.arange(0, width, 2, device="cpu") * (-math.log(10000.0) / width))  # [5000,H/2]
         table = torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1)  # [5000,H/2,2] -> [5000,H]
         self.register_buffer("pe", table)
         self.dropout = nn.Dropout(EMBEDDING_DROPOUT)
@@ -406,6 +407,8 @@ class BrainLM(nn.Module):
         return loss
 
     def _initialise(self) -> None:
+        if self.vit.embeddings.cls_token.is_meta:
+            return  # shapes only: there is nothing to fill, and torch would import its compiler for it, 1.7 s a process
         std = self.config.initializer_range
         for name, module in self.named_modules():
             encoder = name.startswith("vit.")

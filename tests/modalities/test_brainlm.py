@@ -7,6 +7,8 @@ import hashlib
 import json
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -631,3 +633,16 @@ def test_bad_windows_and_signals_are_named(folder):
     source.scaled[40] = np.nan
     with pytest.raises(DataError, match=r"windows \[2\] are not finite"):
         encoder.compute(source, WINDOWS)
+
+
+def test_loading_and_embedding_need_nothing_of_torch_s_compiler(tmp_path):
+    """Its import takes seconds and 70 MB, in the process of every participant."""
+    checkpoint(tmp_path)
+    code = (
+        "import sys, torch; from pathlib import Path; from bids_fmmtc.modalities.brainlm import load_brainlm\n"
+        "model = load_brainlm(Path(sys.argv[1])); patch = model.config.timepoint_patching_size\n"
+        "with torch.inference_mode(): assert model.cls(torch.rand(1, 48, patch), torch.rand(1, 48, 3)).isfinite().all()\n"
+        "print(sorted({'sympy', 'torch._dynamo'} & set(sys.modules)))"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path)]
+    assert subprocess.run(words, capture_output=True, text=True, check=True).stdout == "[]\n"
