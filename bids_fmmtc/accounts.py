@@ -7,14 +7,15 @@ import secrets
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from bids_fmmtc import __version__
-from bids_fmmtc.console import COLUMNS, format_table, outcome_rows
+from bids_fmmtc.console import COLUMNS, format_table, outcomes
 from bids_fmmtc.dataset.derivatives.standing import ATTEMPT
 from bids_fmmtc.dataset.store import Layout, read_record, write_json, write_table
-from bids_fmmtc.settings import failure_to_json
+from bids_fmmtc.keys import Key
+from bids_fmmtc.rows import Report, Row
 from bids_fmmtc.types import Failure
 
 log = logging.getLogger("bids_fmmtc")
@@ -42,7 +43,7 @@ def unsettled(root: Path, names: Sequence[str]) -> bool:
     return any(ATTEMPT in (read_record(root / name) or {}) for name in told)
 
 
-def look_again(reports: Sequence[Mapping[str, Any]], layout: Layout) -> list[dict[str, Any]]:
+def look_again(reports: Sequence[Report], layout: Layout) -> list[Report]:
     """Return the reports with a row of failure for every participant whose results are not there any more.
 
     Whatever removed them while the run went on (a person, a quota, a cleaning of scratch disks): nobody is told that
@@ -50,23 +51,21 @@ def look_again(reports: Sequence[Mapping[str, Any]], layout: Layout) -> list[dic
     """
     found = []
     for report in reports:
-        lost = gone(layout.root, report["outputs"])
+        lost = gone(layout.root, report.outputs)
         if not _whole(layout.root / DESCRIPTION):
             lost.append(DESCRIPTION)
-        rows = list(report["recordings"])
-        if lost:
-            rows.append(_lost(f"sub-{report['subject']}", lost))
-        found.append({**report, "recordings": rows})
+        more = (_lost(Key.of(report.subject), lost),) if lost else ()
+        found.append(replace(report, recordings=(*report.recordings, *more)))
     return found
 
 
-def _lost(key: str, lost: Sequence[str]) -> dict[str, Any]:
+def _lost(key: str, lost: Sequence[str]) -> Row:
     message = f"of its files, {len(lost)} are not in the output folder any more, the first {lost[0]}."
     hint = "Find out what removed them, and run the same command again."
-    return {"key": key, "status": "failed", **failure_to_json(Failure(key, "write", "output", message, hint))}
+    return Row(key, Failure(key, "write", "output", message, hint))
 
 
-def tell(reports: Sequence[Mapping[str, Any]], layout: Layout, facts: Mapping[str, str]) -> int:
+def tell(reports: Sequence[Report], layout: Layout, facts: Mapping[str, str]) -> int:
     """Print the outcome table, then store it below ``logs``; return how many rows failed.
 
     Parameters
@@ -79,13 +78,13 @@ def tell(reports: Sequence[Mapping[str, Any]], layout: Layout, facts: Mapping[st
     OutputError
         The table cannot be stored; it is printed all the same.
     """
-    rows = outcome_rows(reports)
-    failed = [r for r in rows if r["status"] != "ok"]
+    rows = outcomes(reports)
+    failed = [row for report in reports for row in report.rows if not row.ok]
     sys.stdout.write(format_table(rows))
     sys.stdout.flush()
     run = layout.root / "logs" / f"run-{time.strftime('%Y%m%dT%H%M%S')}-{secrets.token_hex(3)}"
     if failed:
         log.error("%d of %d rows failed; the reasons stand above and in %s.", len(failed), len(rows), run)
-    write_table(run / "outcomes.tsv", COLUMNS, rows)
+    write_table(run / "outcomes.tsv", COLUMNS, map(asdict, rows))
     write_json(run / "run.json", {"Version": __version__, **facts})
     return len(failed)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from bids_fmmtc.dataset.store import read_record
 from bids_fmmtc.errors import printable
-from bids_fmmtc.types import Failure, Selection
+from bids_fmmtc.keys import Key
+from bids_fmmtc.rows import Report, Row, read_report
+from bids_fmmtc.states import RecordingState
+from bids_fmmtc.types import Selection
 
 if TYPE_CHECKING:
     from bids_fmmtc.workflow import Job
@@ -54,9 +57,9 @@ class Progress:
             self._waiting.remove(job)
             self._bar.update()
             if self._bar.disable:
-                report = read_record(job.report_file) or {}
-                rows = [*report.get("recordings", []), *report.get("sessions", [])]
-                bad = sum(row["status"] != "ok" for row in rows)
+                report = read_report(job.report_file)
+                rows = () if report is None else report.rows
+                bad = sum(not row.ok for row in rows)
                 state = "ok" if not bad else f"{bad} of {len(rows)} rows failed"
                 log.info("sub-%s: %s (%d of %d)", job.subject, state, self._n - len(self._waiting), self._n)
 
@@ -72,7 +75,7 @@ def describe_selection(selection: Selection) -> str:
                 res = "" if r.resolution is None else f" res-{r.resolution}"
                 tr = "repetition time from header" if r.repetition_time is None else f"{r.repetition_time:g} s"
                 lines.append(f"  run   {r.key}  space-{r.space}{res}  {tr}  {r.bold.name}")
-        lines += [f"  fail  {f.key}  {f.reason}" for f in selection.failures if subject_of(f.key) == subject]
+        lines += [f"  fail  {f.key}  {f.reason}" for f in selection.failures if Key(f.key).subject == subject]
         lines += [f"  skip  {s.path.name}  {s.reason}" for s in selection.skipped if s.subject == subject]
     n, m = len(selection.recordings), len(selection.failures)
     lines.append(f"{len(labels)} participants: {n} recordings would run, {m} cannot; nothing was written.")
@@ -81,54 +84,51 @@ def describe_selection(selection: Selection) -> str:
 
 def subjects(selection: Selection) -> list[str]:
     """Return the labels of all participants of a selection, sorted."""
-    found = [r.subject for r in selection.recordings] + [subject_of(f.key) for f in selection.failures]
+    found = [r.subject for r in selection.recordings] + [Key(f.key).subject for f in selection.failures]
     return sorted(set(found))
 
 
-def subject_of(key: str) -> str:
-    """Return the participant's label in a key."""
-    return key.split("_", 1)[0].removeprefix("sub-")
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A line of the table of outcomes; ``level`` is ``recording`` or ``session``, ``notes`` are flags or the reason."""
+
+    key: str
+    level: str
+    status: str
+    windows: int | None
+    probability: float | None
+    label: str | None
+    notes: str
 
 
-def outcome_rows(reports: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the outcome table: a row per recording and session of every participant."""
-    rows = []
-    for report in reports:
-        for level in ("recordings", "sessions"):
-            for row in report[level]:
-                ok = row["status"] == "ok"
-                reason = ",".join(row["flags"]) if ok else _reason(row)
-                rows.append(
-                    {
-                        "key": row["key"],
-                        "level": level[:-1],
-                        "status": row["status"],
-                        "windows": row.get("windows"),
-                        "probability": row.get("probability"),
-                        "label": row.get("label"),
-                        "notes": reason,
-                    }
-                )
-    return rows
+COLUMNS = tuple(f.name for f in fields(Outcome))
 
 
-def _reason(row: Mapping[str, Any]) -> str:
-    reason = Failure(**{name: row[name] for name in Failure.__slots__}).reason
-    return f"{reason} {_BEFORE[row['before']]}" if row.get("before") in _BEFORE else reason
+def outcomes(reports: Sequence[Report]) -> list[Outcome]:
+    """Return the outcome table: a line for every recording and session of every participant."""
+    return [
+        Outcome(row.key, level, row.status, row.windows, row.probability, row.label, _notes(row))
+        for report in reports
+        for level, rows in (("recording", report.recordings), ("session", report.sessions))
+        for row in rows
+    ]
+
+
+def _notes(row: Row) -> str:
+    if row.failure is None:
+        return ",".join(row.flags)
+    return " ".join(filter(None, [row.failure.reason, "" if row.before is None else _BEFORE[row.before]]))
 
 
 _BEFORE = {
-    "ok": "Results of an earlier attempt stand.",
-    "stale": "Results of an earlier attempt are kept, but stale: their input has changed.",
+    RecordingState.OK: "Results of an earlier attempt stand.",
+    RecordingState.STALE: "Results of an earlier attempt are kept, but stale: their input has changed.",
 }
 
 
-COLUMNS = ("key", "level", "status", "windows", "probability", "label", "notes")
-
-
-def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+def format_table(rows: Sequence[Outcome]) -> str:
     """Return the outcome table as aligned text."""
-    body = [[_shown(row[c]) for c in COLUMNS] for row in rows]
+    body = [[_shown(value) for value in astuple(row)] for row in rows]
     lines = [list(COLUMNS), *body]
     widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS) - 1)]
     text = [
@@ -137,7 +137,7 @@ def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(text) + "\n"
 
 
-def _shown(value: Any) -> str:
+def _shown(value: float | str | None) -> str:
     if value is None:
         return "-"
     return f"{value:.3f}" if isinstance(value, float) else printable(str(value))

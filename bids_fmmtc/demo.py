@@ -20,6 +20,7 @@ from bids_fmmtc.cli import main as run_app
 from bids_fmmtc.dataset.store import read_record, read_table, write_json
 from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, OutputError
 from bids_fmmtc.guard import guarded
+from bids_fmmtc.keys import Key
 from bids_fmmtc.synthetic import ATLAS, BROKEN, ENCODERS, Person, cohort, recipe, write_atlas, write_cohort
 
 ANALYSIS = "demo"
@@ -225,7 +226,7 @@ def _failed(output: Path) -> list[str]:
     """Return participants with a recording that failed."""
     records = output.glob("sub-*/func/*_features.json")
     failed = [p for p in records if json.loads(p.read_text(encoding="utf-8"))["Status"] != "ok"]
-    return sorted({p.name.split("_")[0] for p in failed})
+    return sorted({Key(p.name).participant for p in failed})
 
 
 def _say(text: str) -> None:

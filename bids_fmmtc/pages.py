@@ -10,6 +10,7 @@ from bids_fmmtc.dataset.derivatives.describe import own_entry
 from bids_fmmtc.dataset.folders import list_participants
 from bids_fmmtc.dataset.store import read_record, write_text
 from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError, InputError, MissingInputError, SelectionError
+from bids_fmmtc.keys import Key
 from bids_fmmtc.settings import Settings
 
 log = logging.getLogger("bids_fmmtc")
@@ -84,8 +85,8 @@ def draw_results(root: Path, folder: Path | None) -> int:
     """
     steps: list[tuple[str, Callable[[], Path]]] = []
     if folder is not None:
-        explained = sorted({p.name.split("_", 1)[0] for p in folder.glob("attribution/sub-*") if p.is_dir()})
-        here = [name.removeprefix("sub-") for name in explained if (root / name).is_dir()]
+        explained = sorted({Key(p.name).participant for p in folder.glob("attribution/sub-*") if p.is_dir()})
+        here = [Key(name).subject for name in explained if (root / name).is_dir()]
         steps += [(f"sub-{label}.html", lambda label=label: draw_participant(root, label)) for label in here]  # type: ignore[misc]
     steps.append((GROUP_PAGE, lambda: draw_group(root)))
     return sum(not _drawn(name, step) for name, step in steps)

@@ -38,8 +38,8 @@ def to_json(value: Any, *, whole: bool = False) -> Any:
     Parameters
     ----------
     value
-        A dataclass, or tuples, lists, mappings, paths, enums, numbers and arrays of numpy in each other. Fields that are a
-        float by their hint become one: 2 and 2.0, or 0.0 and -0.0, are equal, and so is what is written of them.
+        A dataclass, or tuples, lists, mappings, paths, enums, numbers and arrays of numpy in each other. Fields that
+        are a float by their hint become one: 2 and 2.0, or 0.0 and -0.0, are equal, and so is what is written of them.
     whole
         Spell out fields that are `unwritten`, too.
     """

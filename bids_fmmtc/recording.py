@@ -18,7 +18,6 @@ import numpy as np
 from bids_fmmtc import __version__
 from bids_fmmtc.dataset.derivatives import sidecars
 from bids_fmmtc.dataset.derivatives.records import PREPARED_BY
-from bids_fmmtc.dataset.derivatives.scans import session_of
 from bids_fmmtc.dataset.derivatives.sidecars import Context, Links
 from bids_fmmtc.dataset.derivatives.standing import find_standing, holds_results, made_by, settled
 from bids_fmmtc.dataset.find.beside import beside_series, is_series
@@ -37,6 +36,7 @@ from bids_fmmtc.dataset.store import (
     write_text,
 )
 from bids_fmmtc.errors import BundleError, DataError, FmmtcError, OutputError
+from bids_fmmtc.keys import Key
 from bids_fmmtc.modalities import Modality, clip_forms, load_modality
 from bids_fmmtc.modalities.connectivity import connectivity, describe, measure_name
 from bids_fmmtc.recipe import Recipe
@@ -211,9 +211,9 @@ def standing_features(key: str, recording: Recording | None, place: Workplace) -
     recording
         None where discovery turned it down.
     """
-    if key == f"sub-{place.task.subject}":
+    if Key(key).whole:
         return None  # about all recordings, so about no features in particular
-    folder = place.layout.folder(place.task.subject, session_of(key))
+    folder = place.layout.folder(place.task.subject, Key(key).session)
     for each in find_standing(key, recording, place.layout, folder, place.task.recipe):
         if not each.changed and each.content.get("RecipeDigest") == place.task.recipe.digest:
             with contextlib.suppress(DataError):

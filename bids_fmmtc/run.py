@@ -14,7 +14,7 @@ import numpy as np
 
 from bids_fmmtc import __version__
 from bids_fmmtc.accounts import look_again, tell, unsettled
-from bids_fmmtc.console import Progress, describe_selection, subject_of, subjects
+from bids_fmmtc.console import Progress, describe_selection, subjects
 from bids_fmmtc.dataset.derivatives.describe import check_output, prepare_dataset, refuse_inside, write_citations
 from bids_fmmtc.dataset.find.beside import is_series
 from bids_fmmtc.dataset.find.discover import Query, find_recordings, read_filter_file
@@ -23,11 +23,14 @@ from bids_fmmtc.dataset.find.series import SeriesQuery, read_series_filters, sel
 from bids_fmmtc.dataset.folders import find_derivatives
 from bids_fmmtc.dataset.store import Layout, read_record, remove, write_json
 from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError, MissingInputError, UnreadableError, UsageError
+from bids_fmmtc.keys import Key
 from bids_fmmtc.modalities import encoder_references, load_modality
 from bids_fmmtc.pages import redraw
+from bids_fmmtc.plain import to_json
 from bids_fmmtc.plan import Imported, Plan, find_imported, left_out, left_out_line, outline, resolve
 from bids_fmmtc.reading import is_there, read_text
 from bids_fmmtc.recipe import Recipe
+from bids_fmmtc.rows import Report, read_report
 from bids_fmmtc.settings import Settings, Task
 from bids_fmmtc.signals.parcellate import read_header
 from bids_fmmtc.signals.spaces import place, usable_spaces
@@ -148,7 +151,7 @@ def make_tasks(settings: Settings, plan: Plan, selection: Selection, links: Mapp
         Task(
             subject=subject,
             recordings=tuple(r for r in selection.recordings if r.subject == subject),
-            failures=tuple(f for f in selection.failures if subject_of(f.key) == subject),
+            failures=tuple(f for f in selection.failures if Key(f.key).subject == subject),
             recipe=plan.recipe,
             output=settings.output_dir,
             atlas=plan.atlas_folder,
@@ -199,7 +202,7 @@ def _series_bytes(recording: Recording, parcels: int, recipe: Recipe) -> float:
 
 def write_job(task: Task, work: Path, *, torch: bool) -> tuple[Job, bool]:
     """Write a participant's task file; tell whether an earlier run already did just this, with all outputs there."""
-    from bids_fmmtc.workflow import Job, succeeded  # noqa: PLC0415
+    from bids_fmmtc.workflow import Job  # noqa: PLC0415
 
     job = Job(task.subject, work / f"sub-{task.subject}", memory_gb(task.recordings, task.recipe, torch=torch))
     marks: dict[str, Any] = {}
@@ -208,13 +211,13 @@ def write_job(task: Task, work: Path, *, torch: bool) -> tuple[Job, bool]:
             marks[r.key] = fingerprint(r)
         except FmmtcError as error:
             marks[r.key] = error.message  # unreadable: the child will say so in the recording's row
-    data = json.loads(json.dumps({**task.to_json(), "software": __version__, "inputs": marks}))
-    report = read_record(job.report_file)
+    data = json.loads(json.dumps({**to_json(task), "software": __version__, "inputs": marks}))
+    report = read_report(job.report_file)
     done = (
         _same_but_threads(read_record(job.task_file), data)
         and report is not None
-        and succeeded(report)
-        and not unsettled(task.output, report["outputs"])
+        and report.succeeded
+        and not unsettled(task.output, report.outputs)
     )
     if not done:
         for old in (job.report_file, job.partial_file, job.log_file):
@@ -280,7 +283,7 @@ def _check_arguments(file: Path, found: Any) -> None:
 # ------------------------------------------------------------------------------------------------------------- collect
 
 
-def collect(jobs: Sequence[Job], tasks: Sequence[Task], problem: str = "") -> list[dict[str, Any]]:
+def collect(jobs: Sequence[Job], tasks: Sequence[Task], problem: str = "") -> list[Report]:
     """Gather the reports; a participant whose worker was lost, or that was never reached, keeps its rows.
 
     Parameters
@@ -292,13 +295,13 @@ def collect(jobs: Sequence[Job], tasks: Sequence[Task], problem: str = "") -> li
 
     reports = []
     for job, task in zip(jobs, tasks, strict=True):
-        report = read_record(job.report_file)
+        report = read_report(job.report_file)
         if report is None:
             text = f"the scheduler ended early: {problem}." if problem else "it was not reached before the run ended."
             failure = Failure(f"sub-{task.subject}", "process", "not-run", text, "Run the same command again.")
             if job.log_file.exists() and not problem:
                 failure = replace(failure, kind="killed", message="its worker was lost.")
-            report = record_lost(task, read_record(job.partial_file) or {}, failure)
+            report = record_lost(task, read_report(job.partial_file) or Report(task.subject), failure)
         reports.append(report)
     return reports
 
@@ -396,7 +399,7 @@ def _dry_run(settings: Settings) -> int:
     return EXIT_OK if selection.recordings else EXIT_FAILURE
 
 
-def _run(settings: Settings, plan: Plan, tasks: Sequence[Task], plugin: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _run(settings: Settings, plan: Plan, tasks: Sequence[Task], plugin: Mapping[str, Any]) -> list[Report]:
     """Schedule the participants that are not done yet, and return the reports of all."""
     from bids_fmmtc.workflow import run_jobs  # noqa: PLC0415  (Nipype: 0.5 s)
 

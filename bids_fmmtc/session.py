@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from bids_fmmtc.dataset.derivatives import sidecars
-from bids_fmmtc.dataset.derivatives.scans import session_of
 from bids_fmmtc.dataset.derivatives.standing import ATTEMPT, attempt, find_standing
 from bids_fmmtc.dataset.naming import natural
 from bids_fmmtc.dataset.people.cohort import SAME_TR
 from bids_fmmtc.dataset.store import read_record, together, write_json, write_table
 from bids_fmmtc.errors import DataError, RepetitionTimeError
+from bids_fmmtc.keys import Key
 from bids_fmmtc.recording import Workplace, guarded, standing_features
 from bids_fmmtc.types import Failure, Features, Prediction, Recording
 
@@ -25,7 +25,7 @@ def process_session(
 
     A run that failed now and has features of before that stand is pooled with those: the prediction is what it was.
     """
-    by_key = {r.key: r for r in runs}
+    by_key: dict[str, Recording] = {r.key: r for r in runs}
     found = {
         name: result if isinstance(result, Features) else standing_features(name, by_key.get(name), place) or result
         for name, result in sorted(results.items(), key=lambda item: natural(item[0]))
@@ -80,10 +80,10 @@ def write_prediction(
     good
         Features of those that have any.
     """
-    subject, session = place.task.subject, runs[0].session if runs else session_of(key)
+    subject, session = place.task.subject, runs[0].session if runs else Key(key).session
     table = place.layout.prediction(subject, session, key, ".tsv")
     if isinstance(outcome, Failure):
-        if key == f"sub-{subject}" and _has_results(key, place):
+        if Key(key).whole and _has_results(key, place):
             return  # nothing was found of somebody who has results: their own records tell of it
         standing = _standing_prediction(table, runs, place)
         if standing is not None:
@@ -115,7 +115,7 @@ def _has_results(key: str, place: Workplace) -> bool:
 
 def _records(good: Sequence[Features], runs: Sequence[Recording], session: str | None, place: Workplace) -> list[Path]:
     """Return the records that features were read from or written to."""
-    by_key = {r.key: r for r in runs}
+    by_key: dict[str, Recording] = {r.key: r for r in runs}
     folder = place.layout.folder(place.task.subject, session)
     records = []
     for features in good:
@@ -140,7 +140,7 @@ def _standing_prediction(table: Path, runs: Sequence[Recording], place: Workplac
         return None
     if (sidecar.get("BundleDigest"), sidecar.get("RecipeDigest")) != (task.bundle_digest, task.recipe.digest):
         return None
-    session = session_of(table.name)
+    session = Key(table.name).session
     folder = place.layout.folder(task.subject, session)
     by_record = {place.layout.derivative(r, "features", ".json"): r for r in runs}
     made_from = sidecar.get("FeaturesSHA256")

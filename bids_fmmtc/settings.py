@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from bids_fmmtc.plain import Strictness, from_json
+from bids_fmmtc.reading import read_json
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.types import Failure, Recording
 
@@ -151,46 +152,13 @@ class Task:
     threads: int = 1
     seed: int = 0
 
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready mapping; `from_json` is its inverse."""
-        return {
-            "subject": self.subject,
-            "recordings": [r.to_json() for r in self.recordings],
-            "failures": [failure_to_json(f) for f in self.failures],
-            "recipe": self.recipe.to_json(),
-            "output": str(self.output),
-            "atlas": str(self.atlas),
-            "bundle": None if self.bundle is None else str(self.bundle),
-            "bundle_digest": self.bundle_digest,
-            "weights": {k: str(v) for k, v in self.weights.items()},
-            "transform": None if self.transform is None else str(self.transform),
-            "links": {k: str(v) for k, v in self.links.items()},
-            "device": self.device,
-            "threads": self.threads,
-            "seed": self.seed,
-        }
 
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Task:
-        """Rebuild a task from `to_json`."""
-        return cls(
-            subject=data["subject"],
-            recordings=tuple(Recording.from_json(r) for r in data["recordings"]),
-            failures=tuple(Failure(**f) for f in data["failures"]),
-            recipe=Recipe.from_json(data["recipe"]),
-            output=Path(data["output"]),
-            atlas=Path(data["atlas"]),
-            bundle=None if data["bundle"] is None else Path(data["bundle"]),
-            bundle_digest=data["bundle_digest"],
-            weights={k: Path(v) for k, v in data["weights"].items()},
-            transform=None if data["transform"] is None else Path(data["transform"]),
-            links={k: Path(v) for k, v in data["links"].items()},
-            device=data["device"],
-            threads=data["threads"],
-            seed=data["seed"],
-        )
+def read_task(path: Path) -> Task:
+    """Read the task that was written for a child process; what else the file holds is for its parent.
 
-
-def failure_to_json(failure: Failure) -> dict[str, Any]:
-    """Return a failure as a JSON-ready mapping."""
-    return {name: getattr(failure, name) for name in Failure.__slots__}
+    Raises
+    ------
+    DataError
+        It is no task of this version.
+    """
+    return from_json(Task, read_json(path), path.name, Strictness(drop=lambda _: None))

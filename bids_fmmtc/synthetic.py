@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from bids_fmmtc import __version__
 from bids_fmmtc.dataset.store import write_bytes, write_json, write_table
+from bids_fmmtc.keys import Key
 from bids_fmmtc.recipe import AtlasSpec, ModalitySpec, Recipe, SpaceSpec, Windows
 from bids_fmmtc.signals.atlas import read_atlas
 
@@ -140,7 +141,7 @@ def write_recording(person: Person, run: int, root: Path, atlas_folder: Path) ->
         frame = level * (1 + 0.01 * signal) + 4 * rng.standard_normal(brain.shape)
         data[..., t] = np.where(brain, frame, 0)
     folder = root / f"sub-{person.label}" / "func"
-    key = f"sub-{person.label}_task-rest" + (f"_run-{run}" if person.runs > 1 else "")
+    key = Key.of(person.label, task="rest", run=str(run) if person.runs > 1 else None)
     stem = folder / f"{key}_space-{SPACE}_desc-preproc_bold"
     image = nib.Nifti1Image(data, atlas.affine)
     image.header.set_xyzt_units("mm", "sec")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bids_fmmtc.keys import Key
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -57,30 +59,14 @@ class Recording:
             raise ValueError(f"repetition time must be positive, found {self.repetition_time}")
 
     @property
-    def key(self) -> str:
+    def key(self) -> Key:
         """Source entities as in the file name, without space: ``sub-01_ses-a_task-rest_run-1``."""
-        run = "" if self.run is None else f"_run-{self.run}"
-        return self.session_key + run
+        return Key.of(self.subject, self.session, self.task, self.entities, self.run)
 
     @property
-    def session_key(self) -> str:
+    def session_key(self) -> Key:
         """Like `key` without the run: what the runs pooled into one prediction share."""
-        session = "" if self.session is None else f"_ses-{self.session}"
-        more = "".join(f"_{name}-{value}" for name, value in self.entities)
-        return f"sub-{self.subject}{session}_task-{self.task}{more}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return a JSON-ready mapping; `from_json` is its inverse."""
-        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> Recording:
-        """Rebuild a recording from `to_json`."""
-        values = dict(data)
-        for name in ("bold", "mask", "confounds", "dataset"):
-            values[name] = None if values[name] is None else Path(values[name])
-        values["entities"] = tuple((str(a), str(b)) for a, b in values["entities"])
-        return cls(**values)
+        return Key.of(self.subject, self.session, self.task, self.entities)
 
 
 @dataclass(frozen=True, slots=True)

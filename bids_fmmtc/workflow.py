@@ -7,7 +7,6 @@ notices; with work inside the worker itself a kill would break the pool (Nipype 
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import multiprocessing
 import os
@@ -37,11 +36,13 @@ from nipype.pipeline import engine as pe
 from nipype.pipeline import plugins
 from nipype.pipeline.plugins.multiproc import process_initializer
 
-from bids_fmmtc.dataset.store import read_record, write_json
+from bids_fmmtc.dataset.store import write_json
 from bids_fmmtc.errors import FmmtcError, UsageError
 from bids_fmmtc.interrupts import STOPPING, Interrupts
 from bids_fmmtc.participant import record_lost
-from bids_fmmtc.settings import Task
+from bids_fmmtc.plain import to_json
+from bids_fmmtc.rows import Report, read_report
+from bids_fmmtc.settings import read_task
 from bids_fmmtc.types import Failure
 from bids_fmmtc.work import lock, open_own
 
@@ -82,7 +83,7 @@ class Job:
         return self.folder / "log.txt"
 
 
-def run_child(job: Job) -> dict[str, Any]:
+def run_child(job: Job) -> Report:
     """Start the child process of a participant, wait, and return its report; a killed child has one too.
 
     The report is completed and stored in ``job.report_file`` in any case. Another run that works on the same
@@ -100,11 +101,11 @@ def run_child(job: Job) -> dict[str, Any]:
         if -code in STOPPING:
             time.sleep(SIGNAL_SECONDS)  # a batch system signals all processes of a job, this one perhaps a little later
         Interrupts.raise_again()
-        report = read_record(job.partial_file) or {}
-        if not report.get("complete"):
-            task = Task.from_json(json.loads(job.task_file.read_text(encoding="utf-8")))
+        report = read_report(job.partial_file) or Report(job.subject)
+        if not report.complete:
+            task = read_task(job.task_file)
             report = record_lost(task, report, _lost(task.subject, code, job.log_file))
-        write_json(job.report_file, report)
+        write_json(job.report_file, to_json(report))
     return report
 
 
@@ -175,7 +176,7 @@ class ProcessSubject(SimpleInterface):  # type: ignore[misc]
             Interrupts.leave_to(os.getppid() if parent.is_alive() else parent.pid)
         job = Job(self.inputs.subject, Path(self.inputs.folder), 0)
         report = run_child(job)
-        if self.inputs.stop and not succeeded(report):
+        if self.inputs.stop and not report.succeeded:
             raise FmmtcError(f"sub-{job.subject} failed; stopping as --stop-on-first-crash asks.")
         self._results["report"] = str(job.report_file)
         return runtime
@@ -254,12 +255,6 @@ def _become_worker(parent: int, alive: int, folder: str) -> None:
     Interrupts.leave_to(parent)
     SurePool.alive = (alive,)
     process_initializer(folder)
-
-
-def succeeded(report: Mapping[str, Any]) -> bool:
-    """Tell whether every recording and session of a report has its result."""
-    rows = [*report.get("recordings", []), *report.get("sessions", [])]
-    return bool(report.get("complete")) and all(row["status"] == "ok" for row in rows)
 
 
 def build_workflow(jobs: Sequence[Job], base: Path, threads: int, *, stop: bool) -> Any:

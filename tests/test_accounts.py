@@ -7,6 +7,7 @@ import pytest
 from bids_fmmtc.accounts import look_again, tell, unsettled
 from bids_fmmtc.dataset.store import Layout, read_table, write_json
 from bids_fmmtc.errors import OutputError
+from bids_fmmtc.rows import Report, Row
 
 NAME = "sub-01/func/sub-01_task-rest_space-S_atlas-A_features.json"
 
@@ -20,8 +21,7 @@ def layout(tmp_path):
 
 @pytest.fixture
 def reports():
-    row = {"key": "sub-01_task-rest", "status": "ok", "flags": [], "windows": 3}
-    return [{"subject": "01", "recordings": [row], "sessions": [], "outputs": [NAME], "complete": True}]
+    return [Report("01", (Row("sub-01_task-rest", windows=3),), outputs=(NAME,), complete=True)]
 
 
 def test_results_that_are_there_are_told_as_they_are(layout, reports, capsys):
@@ -44,7 +44,7 @@ def test_results_that_are_gone_are_a_failure(layout, reports, name, empty, capsy
     assert tell(found, layout, {}) == 1
     out = capsys.readouterr().out
     assert f"of its files, 1 are not in the output folder any more, the first {name}" in out
-    assert reports[0]["recordings"] == found[0]["recordings"][:1]
+    assert reports[0].recordings == found[0].recordings[:1]
 
 
 def test_the_table_is_printed_though_it_cannot_be_stored(layout, reports, capsys):

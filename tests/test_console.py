@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from bids_fmmtc import console
-from bids_fmmtc.console import Progress, describe_selection, format_table, outcome_rows
+from bids_fmmtc.console import Progress, describe_selection, format_table, outcomes
 from bids_fmmtc.dataset.store import write_json
+from bids_fmmtc.plain import to_json
+from bids_fmmtc.rows import Report, Row
 from bids_fmmtc.types import Failure, Recording, Selection, Skipped
 
 
@@ -44,7 +46,9 @@ def jobs_of(folder, *labels):
 
 
 def finish(job, *states):
-    write_json(job.report_file, {"recordings": [{"status": s} for s in states], "sessions": []})
+    failure = Failure("sub-01", "extract", "image", "cut off.")
+    rows = tuple(Row("sub-01", None if state == "ok" else failure) for state in states)
+    write_json(job.report_file, to_json(Report(job.subject, rows)))
 
 
 def test_each_participant_has_one_line(tmp_path, lines):
@@ -86,20 +90,18 @@ def test_the_dry_run_lists_run_fail_and_skip(tmp_path):
 
 
 def test_the_outcome_table_has_every_row():
-    failed = {"key": "sub-02", "status": "failed", "stage": "process", "kind": "killed", "message": "gone."}
-    failed |= {"hint": "Try.", "traceback_file": None}
+    failed = Row("sub-02", Failure("sub-02", "process", "killed", "gone.", "Try."), before="stale")
     reports = [
-        {
-            "recordings": [{"key": "sub-01_task-rest", "status": "ok", "flags": ["high_motion"], "windows": 2}],
-            "sessions": [
-                {"key": "sub-01_task-rest", "status": "ok", "flags": [], "probability": 0.25, "label": "non-responder"}
-            ],
-        },
-        {"recordings": [failed], "sessions": []},
+        Report(
+            "01",
+            recordings=(Row("sub-01_task-rest", flags=("high_motion",), windows=2),),
+            sessions=(Row("sub-01_task-rest", probability=0.25, label="non-responder"),),
+        ),
+        Report("02", (failed,)),
     ]
-    rows = outcome_rows(reports)
-    assert [r["level"] for r in rows] == ["recording", "session", "recording"]
-    assert rows[2]["notes"] == "killed: gone. Try."
+    rows = outcomes(reports)
+    assert [r.level for r in rows] == ["recording", "session", "recording"]
+    assert rows[2].notes.startswith("killed: gone. Try. Results of an earlier attempt are kept, but stale")
     lines = format_table(rows).splitlines()
     assert len(lines) == 4
     assert "0.250" in lines[2]

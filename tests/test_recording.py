@@ -127,7 +127,7 @@ def test_features_of_equal_digest_are_reused_and_others_are_not(task, monkeypatc
     monkeypatch.setattr(recording, "extract", lambda source, _: opened.append(source.recording.key))
     report = process_subject(task, lambda _: None)
     assert opened == []
-    assert [row["status"] for row in report["recordings"]] == ["ok", "ok"]
+    assert [row.status for row in report.recordings] == ["ok", "ok"]
     record = (
         task.output / "sub-01" / "func" / f"sub-01_task-rest_run-1_space-{synthetic.SPACE}_atlas-Demo_features.json"
     )
@@ -320,13 +320,13 @@ def test_a_table_of_series_is_imported_and_an_image_is_not(task, imported):
 
 def test_an_import_writes_what_an_image_does_and_says_so(imported):
     report = process_subject(imported, lambda _: None)
-    (row,) = report["recordings"]
-    assert row["status"] == "ok", row
+    (row,) = report.recordings
+    assert row.ok, row
     assert row["flags"] == ["imported_series"]
     assert row["quality"]["mean_fd"] == pytest.approx(3 * 0.5 / 260, rel=1e-5)
     func = imported.output / "sub-01" / "func"
     stem = "sub-01_task-rest_space-unknown_atlas-Demo"
-    assert len([name for name in report["outputs"] if "_scans." not in name]) == 11  # a picture needs an image
+    assert len([name for name in report.outputs if "_scans." not in name]) == 11  # a picture needs an image
     sidecar = json.loads((func / f"{stem}_timeseries.json").read_text())
     assert sidecar["Sources"][:3] == [
         f"bids:series:sub-01_task-rest_{n}.tsv" for n in ("timeseries", "motion", "outliers")

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from bids_fmmtc.errors import DataError
+from bids_fmmtc.plain import to_json
 from bids_fmmtc.recipe import ModalitySpec, Recipe
-from bids_fmmtc.settings import Settings, Task, failure_to_json
+from bids_fmmtc.settings import Settings, Task, read_task
 from bids_fmmtc.types import Failure, Recording
 
 RECORDING = Recording(
@@ -33,22 +35,25 @@ BARE = Task("02", (), (), Recipe(), Path("/out"), Path("/atlas"))
 
 
 @pytest.mark.parametrize("task", [FULL, BARE], ids=["full", "bare"])
-def test_a_task_comes_back_from_json(task):
-    again = Task.from_json(json.loads(json.dumps(task.to_json(), allow_nan=False)))
+def test_a_task_comes_back_from_its_file(task, tmp_path):
+    path = tmp_path / "task.json"
+    path.write_text(json.dumps({**to_json(task), "software": "0", "inputs": {}}, allow_nan=False))
+    again = read_task(path)
     assert again == task
     assert again.recipe.digest == task.recipe.digest
 
 
 def test_every_field_of_a_task_is_in_its_json():
-    assert set(FULL.to_json()) == {f.name for f in fields(Task)}
+    assert set(to_json(FULL)) == {f.name for f in fields(Task)}
     # None of them at its default, or the round trip above would not see that it is lost.
     assert not [f.name for f in fields(Task) if getattr(FULL, f.name) == f.default]
 
 
-def test_a_failure_is_plain_json():
-    (failure,) = FULL.failures
-    assert Failure(**failure_to_json(failure)) == failure
-    assert json.loads(json.dumps(failure_to_json(failure))) == failure_to_json(failure)
+def test_a_file_that_is_no_task_is_named(tmp_path):
+    path = tmp_path / "task.json"
+    path.write_text(json.dumps({**to_json(BARE), "recordings": [{"subject": 1}]}))
+    with pytest.raises(DataError, match=r"task\.json\.recordings\[0\]: field session is missing"):
+        read_task(path)
 
 
 def test_settings_are_frozen_and_need_three_values():

@@ -17,13 +17,16 @@ PACKAGE = Path(bids_fmmtc.__file__).parent
 TESTS = Path(__file__).parent
 
 # Room -> rooms it may import. A room is a folder or a module; one not listed here fails the test.
-FOUNDATION = {"errors", "reading", "plain", "types", "recipe", "pooling"}
+FOUNDATION = {"errors", "reading", "plain", "keys", "states", "types", "rows", "recipe", "pooling"}
 CORE = FOUNDATION | {"settings", "dataset", "signals", "modalities", "learning"}
 MAY_IMPORT = {
     "errors": set(),
     "reading": {"errors"},
     "plain": {"errors"},
-    "types": {"errors", "plain"},
+    "keys": set(),
+    "states": set(),
+    "types": {"keys"},
+    "rows": {"errors", "reading", "plain", "states", "types"},
     "recipe": {"errors", "reading", "plain"},
     "pooling": {"types", "recipe"},
     "settings": FOUNDATION,
@@ -37,7 +40,7 @@ MAY_IMPORT = {
     "plan": CORE | {"resources", "recipes"},
     "recording": CORE,
     "session": CORE | {"recording"},
-    "pages": {"errors", "reading", "settings", "dataset", "report"},
+    "pages": {"errors", "keys", "reading", "settings", "dataset", "report"},
     "interrupts": set(),
     "guard": {"errors", "interrupts"},
     "work": {"errors", "settings"},
@@ -53,8 +56,8 @@ MAY_IMPORT = {
     # By name, after parsing: LEVELS.
     "cli": FOUNDATION | {"guard", "work", "settings", "resources", "recipes", "group_options", "usage", "run", "group"},
     "fetch": {"errors", "reading", "guard", "resources", "modalities"},  # modalities in a function, to convert weights
-    "synthetic": {"recipe", "dataset", "signals", "modalities"},
-    "demo": {"errors", "guard", "dataset", "synthetic", "cli"},
+    "synthetic": {"keys", "recipe", "dataset", "signals", "modalities"},
+    "demo": {"errors", "keys", "guard", "dataset", "synthetic", "cli"},
     "__main__": {"cli"},
     "__init__": set(),
 }

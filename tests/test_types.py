@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bids_fmmtc.plain import from_json, to_json
 from bids_fmmtc.types import Atlas, Failure, Features, Prediction, Recording, RoiSeries, Selection, Skipped
 
 label = st.text("abcXYZ019", min_size=1, max_size=5)
@@ -29,7 +30,7 @@ def recordings(draw):
 
 @given(recordings())
 def test_a_recording_comes_back_from_json(recording):
-    assert Recording.from_json(json.loads(json.dumps(recording.to_json(), allow_nan=False))) == recording
+    assert from_json(Recording, json.loads(json.dumps(to_json(recording), allow_nan=False)), "recording") == recording
 
 
 @given(recordings())

@@ -9,10 +9,12 @@ import pytest
 
 from bids_fmmtc import workflow
 from bids_fmmtc.dataset.store import write_json
+from bids_fmmtc.plain import to_json
 from bids_fmmtc.recipe import AtlasSpec, Recipe
+from bids_fmmtc.rows import read_report
 from bids_fmmtc.settings import Task
 from bids_fmmtc.types import Recording
-from bids_fmmtc.workflow import Job, SurePool, build_workflow, run_child, run_jobs, succeeded
+from bids_fmmtc.workflow import Job, SurePool, build_workflow, run_child, run_jobs
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def job(tmp_path):
         atlas=tmp_path / "atlas",
     )
     job = Job("01", tmp_path / "work" / "sub-01", 0.5)
-    write_json(job.task_file, task.to_json())
+    write_json(job.task_file, to_json(task))
     return job
 
 
@@ -44,34 +46,34 @@ def stand_in(monkeypatch, tmp_path, body):
 
 def test_a_child_that_fails_properly_is_reported(job):
     report = run_child(job)
-    assert report["complete"]
-    assert not succeeded(report)
-    assert report["recordings"][0]["kind"] == "missing"
-    assert json.loads(job.report_file.read_text()) == report
+    assert report.complete
+    assert not report.succeeded
+    assert report.recordings[0].failure.kind == "missing"
+    assert read_report(job.report_file) == report
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV])
 def test_a_child_that_is_killed_leaves_a_row(job, monkeypatch, tmp_path, number):
     stand_in(monkeypatch, tmp_path, f"os.kill(os.getpid(), {int(number)})")
     report = run_child(job)
-    (row,) = report["recordings"]
-    assert row["kind"] == "killed"
-    assert number.name in row["message"]
-    assert not report["complete"]
+    (row,) = report.recordings
+    assert row.failure.kind == "killed"
+    assert number.name in row.failure.message
+    assert not report.complete
     assert (tmp_path / "out" / "sub-01" / "sub-01_scans.tsv").is_file()
 
 
 def test_a_child_that_crashes_shows_its_last_line(job, monkeypatch, tmp_path):
     stand_in(monkeypatch, tmp_path, "sys.exit('no such library')")
-    (row,) = run_child(job)["recordings"]
-    assert row["kind"] == "crashed"
-    assert "no such library" in row["message"]
+    (row,) = run_child(job).recordings
+    assert row.failure.kind == "crashed"
+    assert "no such library" in row.failure.message
 
 
 def test_a_complete_report_counts_even_if_the_process_dies_afterwards(job, monkeypatch, tmp_path):
     text = json.dumps({"subject": "01", "recordings": [], "sessions": [], "outputs": [], "complete": True})
     stand_in(monkeypatch, tmp_path, f"open(arguments[1], 'w').write({text!r}); os.kill(os.getpid(), 9)")
-    assert succeeded(run_child(job))
+    assert run_child(job).succeeded
 
 
 def test_the_graph_has_a_node_per_participant_and_no_edges(job, tmp_path):
@@ -106,16 +108,3 @@ def test_sure_pool_takes_nipype_arguments():
         assert pool.memory_gb == 2
     finally:
         pool.pool.shutdown()
-
-
-@pytest.mark.parametrize(
-    ("report", "expected"),
-    [
-        ({"complete": True, "recordings": [{"status": "ok"}], "sessions": []}, True),
-        ({"complete": True, "recordings": [{"status": "ok"}], "sessions": [{"status": "failed"}]}, False),
-        ({"complete": False, "recordings": [], "sessions": []}, False),
-        ({}, False),
-    ],
-)
-def test_succeeded(report, expected):
-    assert succeeded(report) is expected

@@ -12,10 +12,10 @@ import numpy as np
 
 from bids_fmmtc import __version__
 from bids_fmmtc.dataset.derivatives.describe import NOT_A_DEVICE, PAPER
-from bids_fmmtc.dataset.derivatives.scans import session_of
 from bids_fmmtc.dataset.store import read_record, write_json, write_table
 from bids_fmmtc.errors import UsageError
 from bids_fmmtc.group.study import Study
+from bids_fmmtc.keys import Key
 from bids_fmmtc.learning.bundle.save import refuse_occupied
 from bids_fmmtc.learning.judging.evaluate import Judgements
 from bids_fmmtc.learning.judging.metrics import CLASSIFICATION, REGRESSION
@@ -232,7 +232,7 @@ def write_exclusions(study: Study) -> None:
 
 
 def _who(key: str, participant: str) -> dict[str, Any]:
-    session = session_of(key)
+    session = Key(key).session
     return {"participant_id": participant, "session_id": None if session is None else f"ses-{session}", "key": key}
 
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from bids_fmmtc.dataset.derivatives.records import Record, common_recipe, gather
-from bids_fmmtc.dataset.derivatives.scans import session_key
 from bids_fmmtc.errors import DataError, FmmtcError, MissingInputError
 from bids_fmmtc.group.images import Images, clip_windows
 from bids_fmmtc.group.study import Study
@@ -146,7 +145,7 @@ def scans_of(features: Sequence[Path], settings: Settings | None = None) -> Scan
     records: dict[str, list[Record]] = {}
     for record in gather(features):
         if not record.problem:
-            records.setdefault(session_key(record.key), []).append(record)
+            records.setdefault(record.key.of_session, []).append(record)
     atlas = stored_atlas(features[0])
     return Scans(records, common_recipe(features)[0], atlas, None if settings is None else Images(settings, atlas))
 

@@ -7,11 +7,13 @@ import numpy as np
 
 from bids_fmmtc.dataset.derivatives import sidecars
 from bids_fmmtc.dataset.derivatives.describe import prepare_dataset
-from bids_fmmtc.dataset.derivatives.scans import session_of, write_scans
+from bids_fmmtc.dataset.derivatives.scans import write_scans
 from bids_fmmtc.dataset.derivatives.sidecars import QUALITY_COLUMNS, Context, Links
 from bids_fmmtc.dataset.store import Layout, read_record, write_features, write_json, write_table
+from bids_fmmtc.keys import Key
 from bids_fmmtc.recipe import AtlasSpec, ModalitySpec, Recipe
-from bids_fmmtc.settings import Task, failure_to_json
+from bids_fmmtc.rows import Row
+from bids_fmmtc.settings import Task
 from bids_fmmtc.types import Atlas, Failure, Features, Prediction, Recording
 
 R, H = 4, 3
@@ -77,11 +79,10 @@ class Output:
 
     def fail(self, key, kind="image", message="it is cut off."):
         """Write what a failed attempt leaves: its record, or a note in that of what stands, and a row in scans.tsv."""
-        subject = key.split("_")[0].removeprefix("sub-")
+        subject = Key(key).subject
         known = (recording(key),) if "_task-" in key else ()
         failure = Failure(key, "extract", kind, message, "Mend it.")
-        row = {"key": key, "status": "failed", **failure_to_json(failure)}
-        write_scans(Task(subject, known, (), self.recipe, self.root, Path("/a")), [row], self.layout)
+        write_scans(Task(subject, known, (), self.recipe, self.root, Path("/a")), [Row(key, failure)], self.layout)
         return failure
 
     def stale(self, key):
@@ -91,7 +92,7 @@ class Output:
 
     def predict(self, key, probability=0.7, digest="d" * 64, demo=False, failure=None, flags=()):
         """Write a session's prediction, or its row without one."""
-        subject, session = key.split("_")[0].removeprefix("sub-"), session_of(key)
+        subject, session = Key(key).subject, Key(key).session
         found = None
         if failure is None:
             windows = np.array([probability, probability], np.float32)

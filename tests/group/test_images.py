@@ -13,10 +13,10 @@ import torch
 from neurostorm_parts import random_model, write_encoder
 
 from bids_fmmtc.cli import parse
-from bids_fmmtc.dataset.derivatives.scans import session_key
 from bids_fmmtc.dataset.store import read_features
 from bids_fmmtc.errors import DataError, MissingInputError
 from bids_fmmtc.group.scans import scans_of
+from bids_fmmtc.keys import Key
 from bids_fmmtc.learning.bundle.head import build_head
 from bids_fmmtc.learning.explaining.attribution import VOLUMES
 from bids_fmmtc.learning.explaining.explain import Explainer, mean_features
@@ -128,6 +128,6 @@ def test_an_image_that_changed_or_went_is_not_taken_for_it(root, tmp_path):
     without, _ = scans_of([tmp_path / "out"]), None
     with pytest.raises(MissingInputError, match="not at hand"):
         without.encoded(KEY, encoder)
-    assert session_key(KEY) == KEY
+    assert Key(KEY).of_session == KEY
     with pytest.raises(DataError, match="session sub-99 has no recording"):
         scans.encoded("sub-99", encoder)

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_fmmtc.dataset.derivatives.describe import NOT_A_DEVICE, PAPER
-from bids_fmmtc.dataset.derivatives.records import Record, attempts_note, gather, label_of, mixed_versions
-from bids_fmmtc.dataset.derivatives.scans import session_key, session_of
+from bids_fmmtc.dataset.derivatives.records import Record, attempts_note, gather, mixed_versions
 from bids_fmmtc.dataset.derivatives.sidecars import PREDICTION_COLUMNS, QUALITY_COLUMNS, SCANS_COLUMNS
 from bids_fmmtc.dataset.derivatives.standing import attempt_reason
 from bids_fmmtc.dataset.folders import func_files, list_participants
@@ -22,6 +21,8 @@ from bids_fmmtc.dataset.naming import natural, padded_otherwise, some, told_padd
 from bids_fmmtc.dataset.store import MISSING, read_record, read_table, remove, write_json, write_table
 from bids_fmmtc.dataset.tables import PARTICIPANTS, read_people
 from bids_fmmtc.errors import DataError, FmmtcError
+from bids_fmmtc.keys import Key
+from bids_fmmtc.states import MEANINGS, RecordingState, State
 
 PREDICTIONS = "desc-fmmtc_predictions"
 QUALITY = "desc-fmmtc_qc"
@@ -41,23 +42,10 @@ _KEY: Mapping[str, Mapping[str, Any]] = {
 _MODEL: Mapping[str, Mapping[str, Any]] = {
     "fmmtc_model": {"Description": "First 12 characters of the digest of the model bundle"}
 }
-PREDICTED, FEATURES_ONLY, NO_PREDICTION, FAILED, ABSENT = (
-    "predicted",
-    "features only",
-    "no prediction",
-    "failed",
-    "missing",
-)
 _STATE: Mapping[str, Mapping[str, Any]] = {
     "fmmtc_state": {
         "Description": "What there is; the reason stands in fmmtc_qc",
-        "Levels": {
-            PREDICTED: "a prediction",
-            FEATURES_ONLY: "features of at least one recording, to which no model was applied",
-            NO_PREDICTION: "a model was applied and could not predict",
-            FAILED: "every recording failed",
-            ABSENT: "no output of this program",
-        },
+        "Levels": {str(state): meaning for state, meaning in MEANINGS.items()},
     }
 }
 _VALUES = {k: v for k, v in PREDICTION_COLUMNS.items() if k not in ("participant_id", "session_id")}
@@ -149,7 +137,7 @@ def collate(layout_root: Path, roots: Sequence[Path], sources: Sequence[Path] = 
     expected, notes = _expected(roots)
     present = {row["participant_id"] for row in rows.values()}
     missing = {whom: reason for whom, reason in expected.items() if whom not in present}
-    none = {"session_id": None, "task": None, "fmmtc_key": None, "fmmtc_state": ABSENT}
+    none = {"session_id": None, "task": None, "fmmtc_key": None, "fmmtc_state": State.ABSENT}
     rows |= {whom: {"participant_id": whom, **none, "fmmtc_qc": reason} for whom, reason in missing.items()}
     ordered = [rows[key] for key in sorted(rows, key=natural)]
     files = _write_long(layout_root, ordered, models)
@@ -185,13 +173,12 @@ def _refuse_twice(clash: set[str], sources: Sequence[Path]) -> None:
         )
 
 
-def _row(key: str, state: str, qc: str) -> dict[str, Any]:
+def _row(key: Key, state: str, qc: str) -> dict[str, Any]:
     """Return the row of a key that has no values."""
-    session = session_of(key)
     return {
-        "participant_id": key.split("_", 1)[0],
-        "session_id": None if session is None else f"ses-{session}",
-        "task": label_of(key, "task"),
+        "participant_id": key.participant,
+        "session_id": None if key.session is None else f"ses-{key.session}",
+        "task": key.task,
         "fmmtc_key": key,
         "fmmtc_state": state,
         "fmmtc_qc": qc,
@@ -200,17 +187,17 @@ def _row(key: str, state: str, qc: str) -> dict[str, Any]:
 
 def _predictions(root: Path, models: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Read every session's prediction, and count those of each model."""
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for label in list_participants([root]):
         for folder, names in func_files(root, label).items():
             for name in sorted(names):
                 if name.endswith(_SUFFIX):
-                    key = name.removesuffix(_SUFFIX)
+                    key = Key(name.removesuffix(_SUFFIX))
                     rows[key] = _prediction(key, folder / name, f"sub-{label}", models)
     return rows
 
 
-def _prediction(key: str, path: Path, participant: str, models: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _prediction(key: Key, path: Path, participant: str, models: dict[str, dict[str, Any]]) -> dict[str, Any]:
     facts = read_record(path.with_suffix(".json")) or {}
     try:
         found = read_table(path)
@@ -218,10 +205,11 @@ def _prediction(key: str, path: Path, participant: str, models: dict[str, dict[s
         found = []
     if len(found) != 1 or found[0].get("participant_id") != participant or "fmmtc_probability" not in found[0]:
         problem = f"data: {path.name} cannot be read or is not {participant}'s. Run this participant again."
-        return _row(key, NO_PREDICTION, problem)
+        return _row(key, State.NO_PREDICTION, problem)
     qc = found[0].get("fmmtc_qc") or MISSING
     predicted = found[0]["fmmtc_probability"] != MISSING
-    row = _row(key, PREDICTED if predicted else NO_PREDICTION, qc) | {name: found[0].get(name) for name in _VALUES}
+    state = State.of(found=True, predicted=predicted, judged=True, failed=False)
+    row = _row(key, state, qc) | {name: found[0].get(name) for name in _VALUES}
     row["fmmtc_last_attempt"] = attempt_reason(facts) or None
     made_from = facts.get("FeaturesSHA256")
     row[_MADE_FROM] = tuple(made_from.values()) if isinstance(made_from, dict) else ()
@@ -238,19 +226,20 @@ def _prediction(key: str, path: Path, participant: str, models: dict[str, dict[s
 
 def _by_recordings(rows: Mapping[str, Any], records: Sequence[Record]) -> dict[str, dict[str, Any]]:
     """Return rows of sessions without a prediction (features only, or failed), and of predictions that are stale."""
-    sessions: dict[str, list[Record]] = {}
+    sessions: dict[Key, list[Record]] = {}
     for record in records:
-        sessions.setdefault(session_key(record.key), []).append(record)
-    found = {}
+        sessions.setdefault(record.key.of_session, []).append(record)
+    found: dict[str, dict[str, Any]] = {}
     for key, runs in sessions.items():
         problems = [_reason(run) for run in runs if run.problem]
         failed = len(problems) == len(runs)
         if key not in rows:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-            only = _row(key, FEATURES_ONLY, "features only: no model was given")
-            found[key] = _row(key, FAILED, f"{problems[0]}{more}") if failed else only
-        elif failed and rows[key]["fmmtc_state"] == NO_PREDICTION:
-            found[key] = rows[key] | {"fmmtc_state": FAILED}
+            state = State.of(found=True, predicted=False, judged=False, failed=failed)
+            why = f"{problems[0]}{more}" if failed else f"{state}: no model was given"
+            found[key] = _row(key, state, why)
+        elif failed and rows[key]["fmmtc_state"] == State.NO_PREDICTION:
+            found[key] = rows[key] | {"fmmtc_state": State.FAILED}
         elif rows[key].get("fmmtc_probability", MISSING) != MISSING:
             # Predicted once; a later call without a model could not make the features again, or made others.
             flag = "features_failed_since" if failed else "features_changed_since" if _others(rows[key], runs) else ""
@@ -342,7 +331,7 @@ def _variants(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, 
         return {"": list(rows)}
     found: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
-        parts = [part for part in row["fmmtc_key"].split("_") if not part.startswith(("sub-", "ses-"))]
+        parts = Key(row["fmmtc_key"]).without("sub", "ses").parts
         found.setdefault("".join(f"_{part}" for part in parts), []).append(row)
     return found
 
@@ -351,8 +340,8 @@ def _absent(whom: str, session: str | None, variant: str, whole: Mapping[str, Ma
     """Return the row of somebody who has nothing in this file."""
     if whom in whole:
         return {"participant_id": whom, **{name: whole[whom][name] for name in ("fmmtc_state", "fmmtc_qc")}}
-    what = " ".join(part for part in (session or "", *variant.split("_")) if part)
-    return {"participant_id": whom, "fmmtc_state": ABSENT, "fmmtc_qc": f"missing: no recording of {what} here"}
+    what = " ".join(part for part in (session or "", *Key(variant).parts) if part)
+    return {"participant_id": whom, "fmmtc_state": State.ABSENT, "fmmtc_qc": f"missing: no recording of {what} here"}
 
 
 def _instrument(session: str | None) -> dict[str, Any]:
@@ -371,14 +360,14 @@ def _write_quality(root: Path, records: Sequence[Record]) -> list[str]:
     for record in records:
         row: dict[str, Any] = {
             **_row(record.key, "", ""),
-            "run": label_of(record.key, "run"),
+            "run": record.key.run,
             "filename": record.path.relative_to(record.root).as_posix(),
             "fmmtc_status": record.state,
             "fmmtc_last_attempt": record.last_attempt or None,
         }
         if record.problem:
             row["fmmtc_reason"] = _reason(record)
-        if record.state != "failed":
+        if record.state is not RecordingState.FAILED:
             quality = record.content.get("Quality", {})
             row |= {f"fmmtc_{name}": quality.get(name) for name in QUALITY_COLUMNS}
             row["fmmtc_flags"] = quality.get("flags")

@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bids_fmmtc.dataset.derivatives.describe import IMPORTED_KEY, NAME
-from bids_fmmtc.dataset.derivatives.scans import session_of
-from bids_fmmtc.dataset.derivatives.standing import STALE, attempt_reason, stale_reason
+from bids_fmmtc.dataset.derivatives.standing import attempt_reason, stale_reason
 from bids_fmmtc.dataset.folders import func_files, list_participants
 from bids_fmmtc.dataset.naming import natural, some
 from bids_fmmtc.dataset.store import read_record
 from bids_fmmtc.errors import InputError, MissingInputError, RecipeError
+from bids_fmmtc.keys import Key
 from bids_fmmtc.recipe import Recipe, differences
+from bids_fmmtc.states import RecordingState
 
 PREPARED_BY = "FMRIPrepVersion"
 """Key of a record: the version of fMRIPrep that made the image."""
 
 _DESCRIPTION = "dataset_description.json"
-_KEY = re.compile(r"(.+?)_(?:space|atlas|desc)-.*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,18 +39,19 @@ class Record:
         Why there are no features to use, or empty.
     """
 
-    key: str
+    key: Key
     root: Path
     path: Path
     content: Mapping[str, Any]
     problem: str
 
     @property
-    def state(self) -> str:
-        """``ok``; ``stale``, of features made before their input changed; or ``failed``."""
+    def state(self) -> RecordingState:
+        """Stale are features made before their input changed."""
         if not self.problem:
-            return "ok"
-        return STALE if self.content.get("Status") == STALE and self.problem == stale_reason(self.content) else "failed"
+            return RecordingState.OK
+        stale = self.content.get("Status") == RecordingState.STALE and self.problem == stale_reason(self.content)
+        return RecordingState.STALE if stale else RecordingState.FAILED
 
     @property
     def last_attempt(self) -> str:
@@ -61,17 +61,17 @@ class Record:
     @property
     def participant(self) -> str:
         """``sub-01``."""
-        return self.key.split("_", 1)[0]
+        return self.key.participant
 
     @property
     def session(self) -> str | None:
         """Label of the session, or None."""
-        return session_of(self.key)
+        return self.key.session
 
     @property
     def task(self) -> str | None:
         """Label of the task; None for a record of a whole participant."""
-        return label_of(self.key, "task")
+        return self.key.task
 
 
 def mixed_versions(records: Iterable[Record]) -> tuple[str, ...]:
@@ -92,11 +92,6 @@ def mixed_versions(records: Iterable[Record]) -> tuple[str, ...]:
     return tuple(told)
 
 
-def label_of(key: str, entity: str) -> str | None:
-    """Return the label of an entity in a key, or None."""
-    return next((part[len(entity) + 1 :] for part in key.split("_") if part.startswith(f"{entity}-")), None)
-
-
 def gather(features_dirs: Sequence[Path]) -> tuple[Record, ...]:
     """Find the record of every recording below output datasets of ours, ``sub-X/[ses-Y/]func``, in natural order."""
     found = [
@@ -110,7 +105,7 @@ def _records_of(root: Path, label: str) -> tuple[Record, ...]:
     try:
         return gather_participant(root, label)
     except InputError as error:
-        return (Record(f"sub-{label}", root, root / f"sub-{label}", {}, error.message),)
+        return (Record(Key.of(label), root, root / f"sub-{label}", {}, error.message),)
 
 
 def gather_participant(root: Path, label: str) -> tuple[Record, ...]:
@@ -125,9 +120,7 @@ def gather_participant(root: Path, label: str) -> tuple[Record, ...]:
 
 
 def _record(root: Path, path: Path, participant: str) -> Record:
-    stem = path.name.removesuffix("_features.json")
-    match = _KEY.fullmatch(stem)
-    key = match[1] if match else stem
+    key = Key.parse(path.name.removesuffix("_features.json"))
     content = read_record(path)
     problem = ""
     if content is None:
@@ -135,17 +128,17 @@ def _record(root: Path, path: Path, participant: str) -> Record:
     elif content.get("Key") != key or path.parent != root / participant / _session_folder(key) / "func":
         problem = f"{path.name} in {participant} is the record of {content.get('Key')}: it was renamed or moved."
         # Whose it is by its place: that is where the row is looked for.
-        key = key if key.split("_", 1)[0] == participant else participant
-    elif content.get("Status") == STALE:
+        key = key if key.participant == participant else Key(participant)
+    elif content.get("Status") == RecordingState.STALE:
         problem = stale_reason(content)
-    elif content.get("Status") != "ok":
+    elif content.get("Status") != RecordingState.OK:
         problem = f"failed: {content.get('Reason', 'no reason is given')}"
     return Record(key, root, path, content or {}, problem)
 
 
 def attempts_note(records: Sequence[Record]) -> tuple[str, ...]:
     """Say in one line that features are used whose last attempt failed; nothing where there are none."""
-    tried = [record for record in records if record.state == "ok" and record.last_attempt]
+    tried = [record for record in records if record.state.usable and record.last_attempt]
     if not tried:
         return ()
     return (
@@ -154,9 +147,8 @@ def attempts_note(records: Sequence[Record]) -> tuple[str, ...]:
     )
 
 
-def _session_folder(key: str) -> str:
-    session = session_of(key)
-    return "" if session is None else f"ses-{session}"
+def _session_folder(key: Key) -> str:
+    return "" if key.session is None else f"ses-{key.session}"
 
 
 def common_recipe(roots: Sequence[Path]) -> tuple[dict[Path, Recipe], tuple[str, ...]]:

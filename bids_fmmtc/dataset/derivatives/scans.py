@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bids_fmmtc.dataset.derivatives.sidecars import QUALITY_COLUMNS, SCANS_COLUMNS, failed_record
-from bids_fmmtc.dataset.derivatives.standing import STALE, Standing, attempt_reason, find_standing, stale_reason
+from bids_fmmtc.dataset.derivatives.standing import Standing, attempt_reason, find_standing, stale_reason
 from bids_fmmtc.dataset.store import Layout, read_record, read_table, remove, write_json, write_table
+from bids_fmmtc.keys import Key
+from bids_fmmtc.rows import Row
 from bids_fmmtc.settings import Task
+from bids_fmmtc.states import RecordingState
 from bids_fmmtc.types import Failure, Recording
 
 
@@ -17,20 +20,10 @@ class Written(NamedTuple):
     """What `write_scans` wrote, and the state in which a failure left the results of each key that has some."""
 
     tables: tuple[Path, ...]
-    states: Mapping[str, str]
+    states: Mapping[str, RecordingState]
 
 
-def session_key(key: str) -> str:
-    """Return a recording's key without its run."""
-    return "_".join(part for part in key.split("_") if not part.startswith("run-"))
-
-
-def session_of(key: str) -> str | None:
-    """Return the session label in a key, or None."""
-    return next((part[4:] for part in key.split("_") if part.startswith("ses-")), None)
-
-
-def write_scans(task: Task, rows: Sequence[Mapping[str, Any]], layout: Layout) -> Written:
+def write_scans(task: Task, rows: Sequence[Row], layout: Layout) -> Written:
     """Write ``scans.tsv`` of each session of a participant; rows of other recordings in it are kept.
 
     A recording that failed keeps what earlier attempts made of it, and the failure is noted beside that
@@ -39,32 +32,32 @@ def write_scans(task: Task, rows: Sequence[Mapping[str, Any]], layout: Layout) -
     Parameters
     ----------
     rows
-        One per recording: ``key``, ``status``, and ``flags`` and ``quality`` or the fields of a `Failure`.
+        One per recording.
 
     Raises
     ------
     OutputError
         A record or table cannot be written; results of before are there all the same.
     """
-    by_key = {r.key: r for r in task.recordings}
+    by_key: dict[str, Recording] = {r.key: r for r in task.recordings}
     # Keys that have no recording and fail now, too: their records are of this run.
-    current = {row["key"] for row in rows} - set(by_key)
+    current = {row.key for row in rows} - set(by_key)
     tables: dict[Path, dict[str, dict[str, Any]]] = {}
-    states: dict[str, str] = {}
+    states: dict[str, RecordingState] = {}
     for row in rows:
-        key = row["key"]
+        key = row.key
         recording = by_key.get(key)
-        session = recording.session if recording is not None else session_of(key)
+        session = recording.session if recording is not None else Key(key).session
         record = _record_file(key, recording, session, layout, task.subject)
-        if row["status"] == "ok":
+        if row.failure is None:
             _forget_others(key, record, layout, of_failures_only=False)
-            about = {"fmmtc_status": "ok", "fmmtc_flags": row["flags"], **_shown(row["quality"])}
+            about = {"fmmtc_status": "ok", "fmmtc_flags": row.flags, **_shown(row.quality or {})}
             _add(tables, record, layout, task.subject, about)
         else:
             standing = find_standing(key, recording, layout, layout.folder(task.subject, session), task.recipe)
             if standing:
                 states[key] = standing[0].state
-            _note(row, standing, record, layout, task.subject, tables)
+            _note(row.failure, key, standing, record, layout, task.subject, tables)
         if recording is not None:
             for forgotten in _forget_failures(key, current, layout, task.subject):
                 tables.setdefault(layout.scans(task.subject, forgotten, ".tsv"), {})
@@ -73,7 +66,8 @@ def write_scans(task: Task, rows: Sequence[Mapping[str, Any]], layout: Layout) -
 
 
 def _note(
-    row: Mapping[str, Any],
+    failure: Failure,
+    key: str,
     standing: Sequence[Standing],
     record: Path,
     layout: Layout,
@@ -81,9 +75,8 @@ def _note(
     tables: dict[Path, dict[str, dict[str, Any]]],
 ) -> None:
     """Write that an attempt failed: into the records of what stands, or into one of its own where nothing does."""
-    failure = Failure(**{name: row[name] for name in Failure.__slots__})
     if not standing:
-        write_json(record, failed_record(row["key"], failure.kind, failure.reason))
+        write_json(record, failed_record(key, failure.kind, failure.reason))
         _add(tables, record, layout, subject, {"fmmtc_status": "failed", "fmmtc_reason": failure.reason})
     for each in standing:
         noted = each.noted(failure)
@@ -91,7 +84,7 @@ def _note(
         _add(tables, each.record, layout, subject, standing_row(noted))
     if standing and standing[0].record != record:
         remove(record)  # of a failure before; what stands tells of this one
-    _forget_others(row["key"], standing[0].record if standing else record, layout, of_failures_only=True)
+    _forget_others(key, standing[0].record if standing else record, layout, of_failures_only=True)
 
 
 def standing_row(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,7 +92,7 @@ def standing_row(content: Mapping[str, Any]) -> dict[str, Any]:
     quality = content.get("Quality", {})
     row = {"fmmtc_status": content.get("Status"), "fmmtc_flags": quality.get("flags"), **_shown(quality)}
     row["fmmtc_last_attempt"] = attempt_reason(content) or None
-    if content.get("Status") == STALE:
+    if content.get("Status") == RecordingState.STALE:
         row["fmmtc_reason"] = stale_reason(content)
     return row
 
@@ -111,7 +104,7 @@ def _shown(quality: Mapping[str, Any]) -> dict[str, Any]:
 def _add(
     tables: dict[Path, dict[str, dict[str, Any]]], record: Path, layout: Layout, subject: str, row: Mapping[str, Any]
 ) -> None:
-    session = session_of(record.name)
+    session = Key(record.name).session
     name = record.relative_to(layout.folder(subject, session)).as_posix()
     tables.setdefault(layout.scans(subject, session, ".tsv"), {})[name] = {"filename": name, **row}
 
@@ -142,11 +135,11 @@ def _forget_failures(key: str, current: set[str], layout: Layout, subject: str) 
     """Remove records of earlier discovery failures, now that the recording is found; tell whose tables listed them."""
     touched = set()
     whole = f"sub-{subject}"
-    for stale in {key, session_key(key), whole} - current:
-        record = _record_file(stale, None, session_of(stale), layout, subject)
+    for stale in {key, Key(key).of_session, whole} - current:
+        record = _record_file(stale, None, Key(stale).session, layout, subject)
         if record.is_file():
             remove(record)
-            touched.add(session_of(stale))
+            touched.add(Key(stale).session)
     if whole not in current:
         for extension in (".tsv", ".json"):
             remove(layout.prediction(subject, None, whole, extension))

@@ -11,6 +11,7 @@ from typing import Any
 from bids_fmmtc import __version__
 from bids_fmmtc.dataset.derivatives.describe import NOT_A_DEVICE, PAPER, atlas_image, atlas_table, has_image
 from bids_fmmtc.recipe import Recipe
+from bids_fmmtc.states import RECORDING_MEANINGS
 from bids_fmmtc.types import Atlas, Prediction, Recording
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
@@ -40,11 +41,7 @@ SCANS_COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "filename": {"Description": "Record of the recording, relative to this file"},
     "fmmtc_status": {
         "Description": "Outcome",
-        "Levels": {
-            "ok": "Features are there",
-            "stale": "Features are there, of an input or recipe that has changed since; not used",
-            "failed": "See fmmtc_reason",
-        },
+        "Levels": {str(state): meaning for state, meaning in RECORDING_MEANINGS.items()},
     },
     "fmmtc_reason": {"Description": "Why it failed, or is stale, and what to do"},
     "fmmtc_last_attempt": {

@@ -16,10 +16,11 @@ from typing import Any
 from bids_fmmtc import __version__
 from bids_fmmtc.dataset.find.fingerprint import changed, known_marks
 from bids_fmmtc.dataset.store import Layout, read_record
+from bids_fmmtc.keys import Key
 from bids_fmmtc.recipe import Recipe
+from bids_fmmtc.states import RecordingState
 from bids_fmmtc.types import Failure, Recording
 
-OK, STALE = "ok", "stale"
 ATTEMPT, CHANGED = "LastAttempt", "Changed"
 RECIPE, OUTPUTS = "recipe", "outputs"
 
@@ -44,9 +45,9 @@ class Standing:
     changed: tuple[str, ...] = ()
 
     @property
-    def state(self) -> str:
+    def state(self) -> RecordingState:
         """``ok`` or ``stale``."""
-        return STALE if self.changed else OK
+        return RecordingState.STALE if self.changed else RecordingState.OK
 
     def noted(self, failure: Failure) -> dict[str, Any]:
         """Return the record with a failed attempt noted in it."""
@@ -76,12 +77,12 @@ def stale_reason(content: Mapping[str, Any]) -> str:
 def settled(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return a record as the attempt that succeeded wrote it, to the byte."""
     plain = {name: value for name, value in content.items() if name not in (ATTEMPT, CHANGED)}
-    return plain | ({"Status": OK} if plain.get("Status") == STALE else {})
+    return plain | ({"Status": RecordingState.OK} if plain.get("Status") == RecordingState.STALE else {})
 
 
 def holds_results(content: Mapping[str, Any] | None) -> bool:
     """Tell whether a record is of a recording that succeeded once."""
-    return content is not None and content.get("Status") in (OK, STALE)
+    return content is not None and content.get("Status") in (RecordingState.OK, RecordingState.STALE)
 
 
 def find_standing(
@@ -105,20 +106,21 @@ def find_standing(
     The results in the recording's own space where there are some, else those in another.
     """
     own = None if recording is None else layout.derivative(recording, "features", ".json")
-    pattern = f"func/{key}_space-*_features.json" if "_" in key else f"**/func/{key}_*_space-*_features.json"
+    whole = Key(key).whole
+    pattern = f"**/func/{key}_*_space-*_features.json" if whole else f"func/{key}_space-*_features.json"
     found = {path: content for path in sorted(folder.glob(pattern)) if holds_results(content := read_record(path))}
     if own in found:
         found = {own: found[own]}
     marks = known_marks(recording) if recording is not None and own in found else {}
     standing = [Standing(p, c or {}, _changed(c or {}, marks, layout.root, recipe)) for p, c in found.items()]
-    return tuple(standing) if "_" not in key else tuple(standing[:1])
+    return tuple(standing if whole else standing[:1])
 
 
 def _changed(content: Mapping[str, Any], marks: Mapping[str, str], root: Path, recipe: Recipe) -> tuple[str, ...]:
     before = content.get("InputFingerprint")
     before = before if isinstance(before, dict) else {}
     found = list(changed(before, marks)) if before else []
-    if content.get("Status") == STALE and dict(marks) != before:
+    if content.get("Status") == RecordingState.STALE and dict(marks) != before:
         # Once proven, it holds until the input is seen to be what it was.
         found += [name for name in content.get(CHANGED, []) if name not in (RECIPE, OUTPUTS, *found)]
     if not made_by(content, recipe):

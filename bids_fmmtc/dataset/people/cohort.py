@@ -17,15 +17,14 @@ from bids_fmmtc.dataset.derivatives.records import (
     attempts_note,
     common_recipe,
     gather,
-    label_of,
     mixed_versions,
 )
-from bids_fmmtc.dataset.derivatives.scans import session_key, session_of
 from bids_fmmtc.dataset.naming import natural, padded_otherwise, some, told_padding
 from bids_fmmtc.dataset.people.outcomes import OutcomeRow, Outcomes, count_reasons
 from bids_fmmtc.dataset.people.response import refuse_degenerate
 from bids_fmmtc.dataset.store import read_features
 from bids_fmmtc.errors import DataError, MissingInputError, SelectionError
+from bids_fmmtc.keys import Key
 from bids_fmmtc.pooling import pooled
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.types import Cohort, Features, Float32
@@ -118,7 +117,7 @@ def load_cohort(
     refuse_degenerate(cohort.y, cohort.subjects, cohort.kind, f"those with features ({outcomes.definition})")
     ordered = sorted(dict.fromkeys(out), key=lambda e: (natural(e.key), e.reason))
     used = {key for key, _ in kept}
-    mine = [record for record in records if session_key(record.key) in used]
+    mine = [record for record in records if record.key.of_session in used]
     told = (*notes, *mixed_versions(mine), *told_padding(pairs), *_mixed_sessions(kept, outcomes), *attempts_note(mine))
     return Loaded(cohort, tuple(ordered), told)
 
@@ -213,7 +212,7 @@ def _select(
         if why or record.task is None:
             out.append(Exclusion(record.key, record.participant, why or "it is no recording."))
         else:
-            sessions.setdefault(session_key(record.key), []).append(record)
+            sessions.setdefault(record.key.of_session, []).append(record)
     return sessions
 
 
@@ -247,12 +246,12 @@ def _match(
 
 def _several(several: Mapping[tuple[str, str | None], list[str]]) -> DataError:
     keys = next(iter(several.values()))
-    labels = {name: sorted({label_of(k, name) or "none" for k in keys}) for name in ("ses", "task")}
+    labels = {name: sorted({Key(k).label(name) or "none" for k in keys}) for name in ("ses", "task")}
     hint = "Extract one kind of recording into a folder of its own, with --bids-filter-file."
     if len(labels["task"]) > 1:
         hint = f"Choose one with --task-id: {some(labels['task'])}."
     if len(labels["ses"]) > 1:
-        everywhere = {session_of(key) or "none" for found in several.values() for key in found}
+        everywhere = {Key(key).session or "none" for found in several.values() for key in found}
         hint = f"Choose the baseline scan with --session-label: {some(everywhere)}."
     return DataError(
         f"{some(keys)} belong to one outcome ({len(several)} such cases): which scan predicts?",
@@ -278,7 +277,7 @@ def _without_features(records: Sequence[Record], outcomes: Outcomes, asked: set[
 
 def _mixed_sessions(kept: Sequence[tuple[str, OutcomeRow]], outcomes: Outcomes) -> list[str]:
     """Say so if people's only scans are of different sessions: some may not be baseline scans."""
-    sessions = [session_of(key) or "none" for key, _ in kept]
+    sessions = [Key(key).session or "none" for key, _ in kept]
     if outcomes.per_session or len(set(sessions)) < 2:
         return []
     counts = ", ".join(f"{sessions.count(s)} of session {s}" for s in sorted(set(sessions), key=natural))

@@ -9,31 +9,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bids_fmmtc.dataset.derivatives.collate import (
-    ABSENT,
-    FAILED,
-    FEATURES_ONLY,
-    NO_PREDICTION,
-    PREDICTED,
-    PREDICTIONS,
-    QUALITY,
-)
+from bids_fmmtc.dataset.derivatives.collate import PREDICTIONS, QUALITY
 from bids_fmmtc.dataset.derivatives.describe import LEFT_OUT_KEY, is_demo, own_entry
-from bids_fmmtc.dataset.derivatives.scans import session_key
 from bids_fmmtc.dataset.folders import list_participants
 from bids_fmmtc.dataset.store import read_record
 from bids_fmmtc.errors import FmmtcError
+from bids_fmmtc.keys import Key
 from bids_fmmtc.report.analysis.facts import Analysis, read_analyses
 from bids_fmmtc.report.kit.values import mapping, mappings, read_rows, real, word
 from bids_fmmtc.report.kit.words import left_out_words
+from bids_fmmtc.states import RecordingState, State
 
-UNGATHERED = "not gathered"
-STATES = (PREDICTED, FEATURES_ONLY, NO_PREDICTION, FAILED, ABSENT, UNGATHERED)
-NOT_GATHERED = "not gathered: run the group level"
+NOT_GATHERED = f"{State.UNGATHERED}: run the group level"
 MISSING_ADVICE = "Run the participant level for this participant, or check that its data are where the others are."
-_WITHOUT = ("failed", "stale")  # states of a recording whose features nobody uses
+_WITHOUT = [state for state in RecordingState if not state.usable]
 _ID = re.compile(r"sub-[A-Za-z0-9+]+")
-_RECORD = re.compile(r"(.+?)_(?:space|atlas|desc)-.*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +40,14 @@ class Quality:
 class Session:
     """One row of the table of everybody: a session, or a participant of whom there is none.
 
-    ``state`` is one of `STATES`; ``href`` the participant's page, empty where there can be none.
+    ``href`` is the participant's page, empty where there can be none.
     """
 
     key: str
     participant: str
     session: str | None
     task: str | None
-    state: str
+    state: State
     reason: str
     flags: tuple[str, ...]
     probability: float | None
@@ -128,7 +118,7 @@ class Group:
     @property
     def missing(self) -> list[str]:
         """Participants of whom there is no output at all."""
-        return [s.participant for s in self.sessions if s.state == ABSENT]
+        return [s.participant for s in self.sessions if s.state is State.ABSENT]
 
     @property
     def predicted(self) -> list[Session]:
@@ -153,15 +143,17 @@ def read_group(root: Path) -> Group:
     broken = [row for row in quality or () if row.get("fmmtc_status") in _WITHOUT]
     by_session: dict[str, list[Mapping[str, str]]] = {}
     for row in quality or ():
-        by_session.setdefault(session_key(_key(row)), []).append(row)
+        by_session.setdefault(_key(row).of_session, []).append(row)
     rows = predictions if predictions is not None else _without_table(root)
     sessions = tuple(_session(root, row, by_session.get(_row_key(row), [])) for row in rows)
     troubles = [Trouble(row.get("participant_id", ""), _key(row), row.get("fmmtc_reason", "")) for row in broken]
-    troubles += [Trouble(s.participant, "everything", f"{s.reason}. {MISSING_ADVICE}") for s in _of(sessions, ABSENT)]
-    troubles += [Trouble(s.participant, s.key, s.reason) for s in _of(sessions, NO_PREDICTION)]
+    troubles += [
+        Trouble(s.participant, "everything", f"{s.reason}. {MISSING_ADVICE}") for s in _of(sessions, State.ABSENT)
+    ]
+    troubles += [Trouble(s.participant, s.key, s.reason) for s in _of(sessions, State.NO_PREDICTION)]
     models = tuple(mappings((read_record(root / f"{PREDICTIONS}.json") or {}).get("Models")))
     analyses = read_analyses(root)
-    tried = [row for row in quality or () if row.get("fmmtc_status") == "ok"] + [*(predictions or ())]
+    tried = [row for row in quality or () if row.get("fmmtc_status") == RecordingState.OK] + [*(predictions or ())]
     attempts = [
         Trouble(row.get("participant_id", ""), word(row.get("fmmtc_key")) or _key(row), reason)
         for row in tried
@@ -196,7 +188,7 @@ def page_of(root: Path, participant: str) -> str:
     return f"{participant}.html" if _ID.fullmatch(participant) and (root / f"{participant}.html").is_file() else ""
 
 
-def _of(sessions: Sequence[Session], state: str) -> list[Session]:
+def _of(sessions: Sequence[Session], state: State) -> list[Session]:
     return [s for s in sessions if s.state == state]
 
 
@@ -206,15 +198,15 @@ def _without_table(root: Path) -> list[dict[str, str]]:
         labels = list_participants([root])
     except FmmtcError:
         return []
-    none = {"fmmtc_state": UNGATHERED, "fmmtc_qc": NOT_GATHERED}
+    none = {"fmmtc_state": State.UNGATHERED, "fmmtc_qc": NOT_GATHERED}
     return [{"participant_id": f"sub-{label}", **none} for label in labels]
 
 
-def _key(row: Mapping[str, str]) -> str:
+def _key(row: Mapping[str, str]) -> Key:
     """Return the key of a recording from the name of its record."""
     name = row.get("filename", "").rpartition("/")[2]
-    match = _RECORD.fullmatch(name)
-    return match[1] if match else row.get("participant_id", "")
+    key = Key.parse(name)
+    return key if key != name else Key(row.get("participant_id", ""))
 
 
 def _row_key(row: Mapping[str, str]) -> str:
@@ -234,7 +226,7 @@ def _session(root: Path, row: Mapping[str, str], recordings: Sequence[Mapping[st
         session=word(row.get("session_id")),
         task=word(row.get("task")),
         state=state,
-        reason="" if state == PREDICTED else qc,
+        reason="" if state is State.PREDICTED else qc,
         flags=tuple(dict.fromkeys(flags)),
         probability=probability,
         sd=real(row.get("fmmtc_sd")),
@@ -246,17 +238,17 @@ def _session(root: Path, row: Mapping[str, str], recordings: Sequence[Mapping[st
     )
 
 
-def _state(row: Mapping[str, str], *, failed: bool) -> str:
+def _state(row: Mapping[str, str], *, failed: bool) -> State:
     """Return a row's state as it is stored; from its values where a table is older than that column."""
-    if row.get("fmmtc_state") in STATES:
-        return row["fmmtc_state"]
-    if real(row.get("fmmtc_probability")) is not None:
-        return PREDICTED
-    if word(row.get("fmmtc_key")) is None:
-        return ABSENT  # whoever has any output has a key
-    if failed:
-        return FAILED
-    return FEATURES_ONLY if (row.get("fmmtc_qc") or "").startswith(FEATURES_ONLY) else NO_PREDICTION
+    stored = row.get("fmmtc_state", "")
+    if stored in list(State):
+        return State(stored)
+    return State.of(
+        found=word(row.get("fmmtc_key")) is not None,  # whoever has any output has a key
+        predicted=real(row.get("fmmtc_probability")) is not None,
+        judged=not (row.get("fmmtc_qc") or "").startswith(State.FEATURES_ONLY),
+        failed=failed,
+    )
 
 
 def _listed(text: str | None) -> list[str]:

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from bids_fmmtc.dataset.derivatives.describe import LEFT_OUT_KEY, NAME, is_demo
 from bids_fmmtc.dataset.derivatives.records import Record, gather_participant
-from bids_fmmtc.dataset.derivatives.scans import session_key
 from bids_fmmtc.dataset.derivatives.standing import attempt_reason
 from bids_fmmtc.dataset.store import MISSING, read_record
 from bids_fmmtc.report.kit.values import read_rows, real
@@ -194,11 +193,11 @@ def participant_facts(root: Path, label: str) -> ParticipantFacts:
     there = (root / f"sub-{label}").is_dir()
     records = [RecordingFacts(r) for r in gather_participant(root, label)] if there else []
     predictions = dict(_predictions(root, label))
-    keys = dict.fromkeys([*(session_key(r.key) for r in records), *predictions])
+    keys = dict.fromkeys([*(r.record.key.of_session for r in records), *predictions])
     sessions = []
     for key in keys:
         row, sidecar = predictions.get(key, (None, {}))
-        sessions.append(SessionFacts(key, tuple(r for r in records if session_key(r.key) == key), row, sidecar))
+        sessions.append(SessionFacts(key, tuple(r for r in records if r.record.key.of_session == key), row, sidecar))
     description = read_record(root / "dataset_description.json") or {}
     facts = ParticipantFacts(root, label, tuple(sessions), AtlasFacts(""), description, _explained(root, keys))
     name = facts.recipe.get("atlas", {}).get("name", "")

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bids_fmmtc.keys import Key
 from bids_fmmtc.report.kit.figure import BLUE, GRID, INK, MUTED, ORANGE, PAPER, Figure, finish
 from bids_fmmtc.report.kit.page import number
 from bids_fmmtc.report.kit.sheet import counted, key_below, sheet
@@ -87,7 +88,7 @@ def windows_figure(session: SessionFacts, name: str) -> Figure | None:
 def _spans(session: SessionFacts, n: int) -> list[tuple[str, list[tuple[float, float]]]]:
     """Return each run and the seconds its windows span; one run of equal steps where the records do not tell."""
     found = [
-        (_run(r.key), [(float(a), float(b)) for a, b in r.record.content.get("WindowOnsets", [])])
+        (_run(Key(r.key)), [(float(a), float(b)) for a, b in r.record.content.get("WindowOnsets", [])])
         for r in session.recordings
         if r.ok
     ]
@@ -96,8 +97,8 @@ def _spans(session: SessionFacts, n: int) -> list[tuple[str, list[tuple[float, f
     return [("", [(60.0 * i, 60.0 * (i + 1)) for i in range(n)])]
 
 
-def _run(key: str) -> str:
-    return next((part.replace("-", " ") for part in key.split("_") if part.startswith("run-")), key)
+def _run(key: Key) -> str:
+    return key if key.run is None else f"run {key.run}"
 
 
 def position_figure(session: SessionFacts, name: str) -> Figure | None:

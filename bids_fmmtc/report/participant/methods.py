@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from bids_fmmtc.keys import Key
 from bids_fmmtc.modalities import about
 from bids_fmmtc.report.kit.references import references
 from bids_fmmtc.report.kit.sheet import plain
@@ -57,8 +58,8 @@ def _said(facts: ParticipantFacts, name: str) -> set[str]:
     """Return what the qualities, or the names, of recordings tell of ``placement`` or ``space``."""
     good = [r for s in facts.sessions for r in s.recordings if r.ok]
     if name == "space":
-        parts = [part for r in good for part in r.record.path.name.split("_")]
-        return {part.removeprefix("space-") for part in parts if part.startswith("space-")}
+        spaces = (Key(r.record.path.name).label("space") for r in good)
+        return {space for space in spaces if space is not None}
     return {str(r.quality.get(name)) for r in good}
 
 

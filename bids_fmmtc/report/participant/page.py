@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from bids_fmmtc.keys import Key
 from bids_fmmtc.report.kit.page import number, percent, render
 from bids_fmmtc.report.kit.sheet import attempt, counted, plain
 from bids_fmmtc.report.kit.words import flag_words, is_embedding, left_out_words, listed, reference_words, serious
@@ -20,6 +21,7 @@ from bids_fmmtc.report.participant.recording_figures import (
     matrix_figure,
     timeline_figure,
 )
+from bids_fmmtc.states import RecordingState
 
 PIXELS_OF_ALL = 4 * MOST_PIXELS
 """What the recordings of a page share: four in full, more of them coarser."""
@@ -70,7 +72,7 @@ def _session(facts: ParticipantFacts, session: SessionFacts, name: str, pixels: 
     failed = [r for r in session.recordings if not r.ok]
     return {
         "id": name,
-        "name": _words(session.key, f"sub-{facts.label}"),
+        "name": Key(session.key).words(),
         "predicted": session.predicted,
         "sentences": _sentences(session),
         "reason": _no_prediction(session),
@@ -86,7 +88,11 @@ def _session(facts: ParticipantFacts, session: SessionFacts, name: str, pixels: 
     }
 
 
-STATE_WORDS = {"failed": "failed.", "stale": "is not used: its results are kept, but stale.", "ok": ""}
+STATE_WORDS = {
+    RecordingState.FAILED: "failed.",
+    RecordingState.STALE: "is not used: its results are kept, but stale.",
+    RecordingState.OK: "",
+}
 
 
 def _attempts(session: SessionFacts) -> list[str]:
@@ -106,13 +112,6 @@ def _incomplete(facts: ParticipantFacts, session: SessionFacts) -> list[str]:
         for key, names in found
         if names
     ]
-
-
-def _words(key: str, subject: str) -> str:
-    """Return a session's key as words: ``session a, task rest``."""
-    parts = [part.partition("-") for part in key.removeprefix(subject).split("_") if part]
-    names = {"ses": "session", "acq": "acquisition", "rec": "reconstruction", "dir": "direction"}
-    return ", ".join(f"{names.get(entity, entity)} {label}" for entity, _, label in parts) or key
 
 
 def _sentences(session: SessionFacts) -> list[str]:
@@ -188,7 +187,7 @@ def _recording(facts: ParticipantFacts, recording: RecordingFacts, name: str, pi
     coverage = attempt("Coverage", coverage_figure, recording, atlas, f"{name}-coverage")
     return {
         "id": name,
-        "name": _words(recording.key, f"sub-{facts.label}"),
+        "name": Key(recording.key).words(),
         "facts": _quality(recording),
         "flags": [flag_words(str(f)) for f in q.get("flags", ())],
         "timeline": attempt("The time course", timeline_figure, recording, atlas, f"{name}-time", pixels),
@@ -203,8 +202,7 @@ def _recording(facts: ParticipantFacts, recording: RecordingFacts, name: str, pi
 def _quality(recording: RecordingFacts) -> list[tuple[str, str]]:
     """Return the numbers of a recording, in the order a reader asks for them."""
     q = recording.quality
-    name = recording.record.path.name
-    space = next((p.removeprefix("space-") for p in name.split("_") if p.startswith("space-")), "")
+    space = Key(recording.record.path.name).label("space")
     left_out = [f"{counted(q.get(k) or 0, 'frame')} {word}" for k, word in _LEFT_OUT.items() if q.get(k)]
     left = f" ({listed(left_out)})" if left_out else ""
     imported = q.get("placement") == "imported"

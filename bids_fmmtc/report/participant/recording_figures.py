@@ -10,7 +10,8 @@ from matplotlib import colormaps
 from matplotlib.colors import ListedColormap
 from numpy.typing import NDArray
 
-from bids_fmmtc.dataset.store import read_record
+from bids_fmmtc.dataset.store import MEASURE_ENTITY, read_record
+from bids_fmmtc.keys import Key
 from bids_fmmtc.report.kit.figure import INK, MUTED, ORANGE, RED, Figure, canvas, finish
 from bids_fmmtc.report.kit.page import number, percent
 from bids_fmmtc.report.kit.sheet import WIDTH, counted, room, sheet
@@ -280,7 +281,7 @@ def matrix_figure(recording: RecordingFacts, atlas: AtlasFacts, name: str, pixel
 
 def _measure(recording: RecordingFacts) -> str:
     path = recording.output("_relmat.tsv")
-    kind = "" if path is None else path.name.rsplit("_", 2)[-2].removeprefix("meas-")
+    kind = "" if path is None else Key(path.name).label(MEASURE_ENTITY) or ""
     return {"pearsoncorrelation": "Correlation"}.get(kind, kind or "Connectivity")
 
 

@@ -27,6 +27,7 @@ from bids_fmmtc.dataset.derivatives.sidecars import QUALITY_COLUMNS
 from bids_fmmtc.dataset.store import Layout, write_array, write_json
 from bids_fmmtc.errors import OutputError, RecipeError, UsageError
 from bids_fmmtc.recipe import AtlasSpec, Recipe, Windows
+from bids_fmmtc.rows import Row
 from bids_fmmtc.settings import Task
 from bids_fmmtc.signals.atlas import read_atlas
 from bids_fmmtc.signals.parcels import open_atlas, parcel_atlas
@@ -183,7 +184,7 @@ def test_the_validator_accepts_the_tree(place, session):
         write_array(layout.derivative(r, suffix, ".tsv"), ["a"], np.zeros((1, 1), np.float32))
         write_json(layout.derivative(r, suffix, ".json"), {"Description": "x"})
     quality = dict.fromkeys(QUALITY_COLUMNS, 1.0)
-    rows = [{"key": r.key, "status": "ok", "flags": ["x"], "quality": quality}]
+    rows = [Row(r.key, flags=("x",), quality=quality)]
     write_scans(Task("01", (r,), (), place[1], layout.root, layout.root), rows, layout)
     done = subprocess.run(
         [VALIDATOR, layout.root, "--format", "json"], capture_output=True, text=True, timeout=patience(60), check=False

@@ -7,9 +7,10 @@ import pytest
 from outputs import RECIPE, Output, other_recipe
 
 from bids_fmmtc.dataset.derivatives.describe import IMPORTED_KEY
-from bids_fmmtc.dataset.derivatives.records import PREPARED_BY, Record, common_recipe, gather, label_of, mixed_versions
+from bids_fmmtc.dataset.derivatives.records import PREPARED_BY, Record, common_recipe, gather, mixed_versions
 from bids_fmmtc.dataset.store import write_json
 from bids_fmmtc.errors import InputError, MissingInputError, RecipeError
+from bids_fmmtc.keys import Key
 from bids_fmmtc.recipe import Denoising, SpaceSpec
 
 
@@ -62,11 +63,6 @@ def test_a_record_in_another_session_folder_is_moved_too(out):
     assert "renamed or moved" in record.problem
 
 
-def test_labels():
-    assert label_of("sub-1_task-rest_run-2", "run") == "2"
-    assert label_of("sub-1_task-rest", "run") is None
-
-
 def test_one_recipe(tmp_path, out):
     same = Output(tmp_path / "same")
     recipes, notes = common_recipe([out.root, same.root])
@@ -115,7 +111,7 @@ def test_folders_that_are_not_ours(tmp_path, out):
 def test_several_versions_of_fmriprep_in_one_cohort_are_told():
     def record(label, version, problem=""):
         content = {} if version is None else {PREPARED_BY: version}
-        return Record(f"sub-{label}_task-rest", Path("/o"), Path("/o/x"), content, problem)
+        return Record(Key(f"sub-{label}_task-rest"), Path("/o"), Path("/o/x"), content, problem)
 
     assert mixed_versions([record("01", "25.2.3"), record("02", "25.2.3"), record("03", None)]) == ()
     assert mixed_versions([record("01", "25.2.3"), record("02", "20.2.7", problem="failed")]) == ()
@@ -124,7 +120,9 @@ def test_several_versions_of_fmriprep_in_one_cohort_are_told():
 
 
 def test_features_of_several_versions_of_this_program_are_told():
-    made = [Record(f"sub-{i}_task-rest", Path("/o"), Path("/o/x"), {"SoftwareVersion": f"0.{i}.0"}, "") for i in (1, 2)]
+    made = [
+        Record(Key(f"sub-{i}_task-rest"), Path("/o"), Path("/o/x"), {"SoftwareVersion": f"0.{i}.0"}, "") for i in (1, 2)
+    ]
     (said,) = mixed_versions(made)
     assert "0.1.0 (1 people), 0.2.0 (1 people)" in said
     assert "run the participant level again" in said

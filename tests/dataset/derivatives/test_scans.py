@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from bids_fmmtc.dataset.derivatives.scans import session_key, session_of, write_scans
+from bids_fmmtc.dataset.derivatives.scans import write_scans
 from bids_fmmtc.dataset.derivatives.sidecars import QUALITY_COLUMNS
 from bids_fmmtc.dataset.store import Layout, read_record, read_table, write_json
 from bids_fmmtc.recipe import Recipe
-from bids_fmmtc.settings import Task, failure_to_json
+from bids_fmmtc.rows import Row
+from bids_fmmtc.settings import Task
 from bids_fmmtc.types import Failure, Recording
 
 
@@ -18,11 +19,11 @@ def recording(run=None, session=None):
 
 
 def ok(key):
-    return {"key": key, "status": "ok", "flags": ["high_motion"], "quality": dict.fromkeys(QUALITY_COLUMNS, 1)}
+    return Row(key, flags=("high_motion",), quality=dict.fromkeys(QUALITY_COLUMNS, 1))
 
 
 def failed(key, kind="image"):
-    return {"key": key, "status": "failed", **failure_to_json(Failure(key, "extract", kind, "it broke.", "Mend it."))}
+    return Row(key, Failure(key, "extract", kind, "it broke.", "Mend it."))
 
 
 @pytest.fixture
@@ -37,8 +38,8 @@ def write(layout):
     def write(rows, *recordings):
         by_key = {r.key: r for r in recordings}
         for row in rows:
-            if row["status"] == "ok":
-                record = layout.derivative(by_key[row["key"]], "features", ".json")
+            if row.ok:
+                record = layout.derivative(by_key[row.key], "features", ".json")
                 write_json(record, {"Status": "ok", "RecipeDigest": Recipe().digest})
         write_scans(Task("01", recordings, (), Recipe(), layout.root, Path("/a")), rows, layout)
 
@@ -130,18 +131,6 @@ def test_a_failure_of_this_very_run_is_kept(layout, write):
     write([failed(found.session_key, "space"), ok(found.key)], found)
     assert len(table(layout)) == 2
     assert all((layout.folder("01", None) / name).is_file() for name in table(layout))
-
-
-@pytest.mark.parametrize(
-    ("key", "session", "without_run"),
-    [
-        ("sub-01", None, "sub-01"),
-        ("sub-01_ses-a_task-rest_run-1", "a", "sub-01_ses-a_task-rest"),
-        ("sub-01_task-rest_acq-run_run-02", None, "sub-01_task-rest_acq-run"),
-    ],
-)
-def test_keys(key, session, without_run):
-    assert (session_of(key), session_key(key)) == (session, without_run)
 
 
 def test_a_recording_that_worked_and_is_now_turned_down_keeps_its_row_and_files(layout, write):
