@@ -15,8 +15,8 @@ import functools
 import importlib
 import os
 import random
+import resource
 import shutil
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -30,7 +30,7 @@ SWAPS |= {after: before for before, after in SWAPS.items()}
 DOES_NOTHING = ("annotation", "returns", "decorator_list")
 SAID = ("log.", "say(", "self.say(", "warnings.")
 HEAVY = ("hypothesis", "numpy", "scipy.stats", "nibabel", "sklearn.linear_model", "torch", "pandas")
-LIMIT_S = 300
+LIMIT_S = 120  # of CPU, of all tests of a module
 
 
 def parts(node, *, inside=False):
@@ -81,7 +81,7 @@ def passes(copy, module):
     """Tell whether the tests of a module pass in the copy; in a fork, so that what is heavy is imported once."""
     child = os.fork()
     if child == 0:
-        signal.alarm(LIMIT_S)
+        resource.setrlimit(resource.RLIMIT_CPU, (LIMIT_S, LIMIT_S))
         os.chdir(copy)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(1, 2)

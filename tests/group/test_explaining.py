@@ -1,6 +1,8 @@
 """Attributions of a group, written as tables and maps."""
 
 import gzip
+import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -19,8 +21,6 @@ from bids_fmmtc.types import Atlas
 
 @pytest.fixture(scope="module")
 def case(made, tmp_path_factory):
-    from dataclasses import replace
-
     found = replace(study(made), folder=tmp_path_factory.mktemp("analysis"))
     learner = judging.contestants(found.cohort, found.setup)[0].learner
     return made, found, final_model(learner, found.cohort, found.scheme.inner, "m")
@@ -70,3 +70,64 @@ def test_a_map_lies_on_the_atlas_grid(tmp_path):
     data = np.asarray(image.dataobj)
     assert data[0, 0, 0] == 0.5
     assert np.count_nonzero(data) == 1
+
+
+@pytest.fixture(scope="module")
+def everybody(case, other, tmp_path_factory):
+    """Everybody explained one by one, and two other cohorts, of which one is not there; returns the tables' folder."""
+    root, found, final = case
+    here = replace(found, folder=tmp_path_factory.mktemp("everybody"))
+    labels = [subject.removeprefix("sub-") for subject in found.cohort.subjects]
+    words = ("--explain", *labels[::-1], "--external", f"gone={here.folder / 'no'}:responder")
+    words += ("--external", f"other={other / 'out'}:{other / 'bids' / 'participants.tsv'}:responder")
+    explaining.explain(here, final, (), settings(root, *words))
+    return here.folder / "attribution"
+
+
+def column(table, name):
+    return np.array([float(row[name]) for row in read_table(table)])
+
+
+def test_whom_one_asks_for_changes_nothing_of_the_group(case, everybody):
+    root, found, final = case
+    few = found.folder / "attribution"
+    if not few.is_dir():  # this test alone
+        explaining.explain(found, final, (), settings(root, "--explain", "00"))
+    names = {path.name for path in few.glob("*.tsv")}
+    assert names == {"parcels.tsv", "edges.tsv", "networks.tsv", "shares.tsv", "sanity.tsv"}
+    for name in names:
+        assert (few / name).read_bytes() == (everybody / name).read_bytes()
+    assert [path.name for path in few.glob("sub-*")] == ["sub-00_task-rest"]
+    assert sorted(path.name for path in everybody.glob("sub-*")) == sorted(found.cohort.keys)
+
+
+def test_the_group_is_what_its_people_are(case, everybody):
+    """Means over people and classes; ``between``, how parcels go along with the score over people."""
+    _, found, _ = case
+    own = np.array([column(everybody / key / "parcels.tsv", "mean") for key in found.cohort.keys])
+    told = [json.loads((everybody / key / "attribution.json").read_text()) for key in found.cohort.keys]
+    score, group = np.array([each["score"] for each in told]), everybody / "parcels.tsv"
+    close = {"rtol": 1e-4, "atol": 1e-6}
+    np.testing.assert_allclose(column(group, "mean"), own.mean(axis=0), **close)
+    for name, of in (("mean_responder", found.cohort.y == 1), ("mean_non-responder", found.cohort.y == 0)):
+        np.testing.assert_allclose(column(group, name), own[of].mean(axis=0), **close)
+    slope = (own - own.mean(axis=0)).T @ (score - score.mean()) / ((score - score.mean()) ** 2).sum()
+    np.testing.assert_allclose(column(group, "between"), slope, **close)
+
+
+def test_a_persons_parts_lead_from_the_baseline_to_the_score_the_model_gives(case, everybody):
+    _, found, final = case
+    told = [json.loads((everybody / key / "attribution.json").read_text()) for key in found.cohort.keys]
+    for each in told:
+        assert each["baseline_score"] + sum(each["parts"].values()) == pytest.approx(each["score"], rel=1e-3, abs=1e-3)
+    probability = final.judge(found.cohort)[0]
+    assert np.argsort([each["score"] for each in told]).tolist() == np.argsort(probability).tolist()
+
+
+def test_another_cohort_stands_beside_it_and_one_that_is_not_there_costs_nothing(everybody):
+    assert [path.name for path in everybody.glob("cohort-*")] == ["cohort-other"]
+    ranked = sorted(read_table(everybody / "cohort-other" / "parcels.tsv"), key=lambda row: int(row["rank"]))
+    assert {row["network"] for row in ranked[:4]} == {"B"}  # where the same effect is planted
+    compared = read_table(everybody / "cohort-other" / "compared.tsv")
+    (edges,) = [row for row in compared if (row["what"], row["name"]) == ("map by between", "edges")]
+    assert float(edges["pearson"]) > 0.9

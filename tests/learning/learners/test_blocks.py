@@ -67,6 +67,28 @@ def test_columns_that_do_not_vary_or_are_unknown_are_zero_for_everybody():
     assert one.centred(TRAIN)[1] == 0
 
 
+@pytest.mark.parametrize("value", [3.0, -40.0, 1e-9, 1e9])
+def test_a_covariate_with_one_known_value_tells_nothing(value):
+    """Its mean is that value and it has no spread; people of whom more is known are not told apart by it either."""
+    n = len(COHORT)
+    once = np.full((n, 1), np.nan)
+    once[TRAIN[3]] = value
+    once[1], once[3] = value + 1, -value  # not training rows
+    cohort = replace(COHORT, covariates={"once": once})
+    one = block("covariates", cohort)
+    np.testing.assert_array_equal(one.transform(TRAIN)(cohort), np.zeros((n, 1)))
+    assert one.centred(TRAIN)[1] == 0
+
+
+def test_two_known_values_are_about_their_mean_over_everybody_learnt_from():
+    twice = np.full((len(COHORT), 1), np.nan)
+    twice[TRAIN[:2], 0] = 10, 14
+    cohort = replace(COHORT, covariates={"twice": twice})
+    found = block("covariates", cohort).transform(TRAIN)(cohort)[TRAIN, 0]
+    # The others are taken to be 12, so the variance of all is 2 * 2 ** 2 / 12.
+    np.testing.assert_allclose(found, np.array([-2, 2] + [0] * 10) / np.sqrt(8 / 12), rtol=1e-12)
+
+
 def test_sites_are_those_of_the_training_rows():
     cohort = replace(COHORT, sites=("b", "c", *["a", "b"] * 11))
     np.testing.assert_array_equal(
