@@ -87,11 +87,18 @@ def imports():
     import numpy as np
 
     from bids_fmmtc.modalities.neurostorm_config import PUBLISHED, clip_form
-    from bids_fmmtc.signals import volumes
+    from bids_fmmtc.signals import placement, volumes
     from bids_fmmtc.signals.atlas import labels_on_grid, read_atlas
     from bids_fmmtc.signals.parcellate import frames, parcellate, read_header
 
-    return nib, np, clip_form(PUBLISHED), volumes, (read_atlas, labels_on_grid), (read_header, frames, parcellate)
+    return (
+        nib,
+        np,
+        clip_form(PUBLISHED),
+        (placement, volumes),
+        (read_atlas, labels_on_grid),
+        (read_header, frames, parcellate),
+    )
 
 
 def gunzip(path):
@@ -107,11 +114,11 @@ def gunzip(path):
 
 def clips(path, mask, atlas):
     """Bring a recording to clips, as `signals.source` does; with an atlas, to parcel series in the first pass, too."""
-    nib, np, form, volumes, (read_atlas, labels_on_grid), (read_header, frames, parcellate) = imports()
+    nib, np, form, (placement, volumes), (read_atlas, labels_on_grid), (read_header, frames, parcellate) = imports()
     start = time.process_time()
     header = read_header(path)
     inside = np.asanyarray(nib.load(mask).dataobj) > 0
-    sums = volumes.FrameSums(volumes.Placed.of(header, inside, form), header)
+    sums = volumes.FrameSums(placement.place_image(header, inside, form), header)
     placed = time.process_time()
     n = header.shape[3]
     if atlas is None:

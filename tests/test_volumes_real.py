@@ -26,7 +26,8 @@ from bids_fmmtc.recipe import AtlasSpec
 from bids_fmmtc.recipes import named
 from bids_fmmtc.signals.atlas import read_atlas
 from bids_fmmtc.signals.parcellate import frames, read_header
-from bids_fmmtc.signals.volumes import FrameSums, Placed, clocks_of, plan_clips, stream_clips
+from bids_fmmtc.signals.placement import place_image
+from bids_fmmtc.signals.volumes import FrameSums, clocks_of, plan_clips, stream_clips
 
 pytestmark = [needs_shared, pytest.mark.slow]
 
@@ -68,7 +69,7 @@ def vector(tmp_path_factory):
         image.header.set_zooms((*image.header.get_zooms()[:3], TR))
         nib.save(image, path)
         header = read_header(path)
-        sums = FrameSums(Placed.of(header, mask, form), header)
+        sums = FrameSums(place_image(header, mask, form), header)
         for raw in frames(header):
             sums.add(raw)
         clocks = clocks_of(np.ones(FRAMES, bool), TR, form.seconds)

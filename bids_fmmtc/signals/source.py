@@ -26,7 +26,8 @@ from bids_fmmtc.signals.parcellate import Header, Parcellated, Sample, parcellat
 from bids_fmmtc.signals.quality import frame_table, measure
 from bids_fmmtc.signals.regressors import Chosen, choose
 from bids_fmmtc.signals.spaces import Placement, place
-from bids_fmmtc.signals.volumes import FrameSums, Placed, clocks_of, plan_clips, stream_clips
+from bids_fmmtc.signals.placement import place_image
+from bids_fmmtc.signals.volumes import FrameSums, clocks_of, plan_clips, stream_clips
 from bids_fmmtc.signals.windows import Frames, cut, gather, scale
 from bids_fmmtc.types import Atlas, ClipForm, Float32, Int32, Recording, RoiSeries
 
@@ -267,7 +268,7 @@ class Source(Opened):
     @cached_property
     def _sums(self) -> dict[ClipForm, FrameSums]:
         brain = None if self.mask is None else self.mask.values
-        return {form: FrameSums(Placed.of(self.header, brain, form), self.header) for form in self._forms}
+        return {form: FrameSums(place_image(self.header, brain, form), self.header) for form in self._forms}
 
     def clips(self, form: ClipForm, windows: Int32) -> Iterator[tuple[NDArray[np.intp], Float32]]:
         """Yield the clips inside windows, in a second pass over the image.

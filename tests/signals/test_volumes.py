@@ -13,7 +13,8 @@ from stored import turned
 
 from bids_fmmtc.errors import CoverageError, ImageError, ShortRecordingError
 from bids_fmmtc.signals.parcellate import frames, read_header
-from bids_fmmtc.signals.volumes import Clock, FrameSums, Placed, clocks_of, plan_clips, stream_clips
+from bids_fmmtc.signals.placement import place_image
+from bids_fmmtc.signals.volumes import Clock, FrameSums, clocks_of, plan_clips, stream_clips
 from bids_fmmtc.types import ClipForm
 
 # 4 mm, from right to left, as the encoder's grid runs.
@@ -46,7 +47,7 @@ def read(path, mask, tr=2.0, keep=None, spans=None, form=FORM):
     header = read_header(path)
     keep = np.ones(header.shape[3], bool) if keep is None else keep
     spans = np.array([[0, header.shape[3] * tr]]) if spans is None else np.asarray(spans, float)
-    sums = FrameSums(Placed.of(header, mask, form), header)
+    sums = FrameSums(place_image(header, mask, form), header)
     for raw in frames(header):
         sums.add(raw)
     clocks = clocks_of(keep, tr, form.seconds)
@@ -127,7 +128,7 @@ def test_how_coarse_the_mask_is_does_not_move_its_border(tmp_path):
         inside = (np.linalg.norm(at - [[0], [-8], [4]], axis=0) < 30).reshape(shape)
         data = np.repeat(np.where(inside, 900.0 + at[0].reshape(shape), 0)[..., None], 8, axis=3).astype(np.float32)
         header = read_header(save(tmp_path / f"{mm}.nii", data, affine))
-        placed = Placed.of(header, inside, FORM)
+        placed = place_image(header, inside, FORM)
         _, scale = read(tmp_path / f"{mm}.nii", inside)
         found[mm] = len(placed.places), scale.mean
     ball = 4 / 3 * np.pi * 30**3 / 4**3
@@ -216,7 +217,7 @@ def test_a_file_cut_off_after_the_last_clip_is_still_refused(tmp_path):
     data, mask = brain(n=12)
     path = Path(save(tmp_path / "b.nii.gz", data))
     header = read_header(path)
-    sums = FrameSums(Placed.of(header, mask, FORM), header)
+    sums = FrameSums(place_image(header, mask, FORM), header)
     for raw in frames(header):
         sums.add(raw)
     clocks = clocks_of(np.ones(12, bool), 2.0, 0.8)
