@@ -145,7 +145,7 @@ IN_FUNCTIONS = {
     "llvmlite": ("modalities/neurostorm_kernels.py",),
     "bids": ("dataset/find/discover.py",),
     "nilearn": ("signals/clean.py", "signals/denoise.py", "signals/regressors.py", "synthetic.py"),
-    "scipy": ("signals/clean.py", "signals/spaces.py", "signals/volumes.py", "signals/windows.py"),
+    "scipy": ("signals/clean.py", "signals/placement.py", "signals/spaces.py", "signals/windows.py"),
     "transformers": ("learning/bundle/head.py",),
     "captum": ("learning/explaining/explain.py",),
     "statsmodels": ("learning/trial/enrich.py",),

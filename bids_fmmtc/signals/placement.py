@@ -159,23 +159,21 @@ class Line:
     @property
     def used(self) -> slice:
         """The image's voxels that count."""
-        if not len(self.low):
-            return slice(0, 0)
         return slice(int(self.low[0]), int(self.low[-1]) + 1 + int(self.share.any()))
 
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Linear interpolation along one axis of an array.
+    """Linear interpolation along the rows or the columns of a table.
 
     Parameters
     ----------
     axis
-        Of the array.
+        0 or 1.
     low, high
-        What is mixed along it: indices, or a slice where they follow one another, which then costs no copy.
+        What is mixed along it: indices, or slices where they follow one another, which cost no copy.
     less, more
-        Their shares, shaped as the array from ``axis`` on; None where each is one of the array's own.
+        Their shares; None where nothing is mixed, only ``low`` taken.
     """
 
     axis: int
@@ -185,24 +183,16 @@ class Mix:
     more: NDArray[np.floating] | None
 
     @classmethod
-    def of(cls, line: Line, axis: int, width: int, dtype: type[np.floating]) -> Mix:
-        """Mix along a line in an array (Z, Y, ``width``) that holds what the line uses of the image."""
-        low = line.low - line.used.start
-        run = bool((np.diff(low) == 1).all())
-        ways = (slice(0, len(low)), slice(1, len(low) + 1)) if run else (low, low + 1)
-        if not line.share.any():
-            return cls(axis, *ways, None, None)
-        # The second axis's are written out for each voxel of the last one: long runs, not many short ones.
-        shaped = [
-            np.repeat(w.astype(dtype)[:, None], (1, width, 1)[axis], axis=1).reshape(
-                ((-1, 1, 1), (-1, width), (-1,))[axis]
-            )
-            for w in (1 - line.share, line.share)
-        ]
-        return cls(axis, *ways, *shaped)
+    def of(cls, axis: int, low: NDArray[np.intp], step: int, share: NDArray[np.float64], dtype: type[Any]) -> Mix:
+        """Mix each of ``low`` (n,) with what lies ``step`` after it, which has a share (n,)."""
+        before, after = (slice(i[0], i[-1] + 1) if _follow(i) else i for i in (low, low + step))
+        if not share.any():
+            return cls(axis, before, after, None, None)
+        less, more = ((w[:, None] if axis == 0 else w).astype(dtype) for w in (1 - share, share))
+        return cls(axis, before, after, less, more)
 
     def __call__(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Interpolate an array (Z, Y, X)."""
+        """Interpolate a table."""
         if self.less is None or self.more is None:
             return self._take(values, self.low)
         mixed: NDArray[Any] = self._take(values, self.low) * self.less
@@ -211,37 +201,55 @@ class Mix:
 
     def _take(self, values: NDArray[Any], which: NDArray[np.intp] | slice) -> NDArray[Any]:
         if isinstance(which, slice):
-            return values[(slice(None),) * self.axis + (which,)]
+            return values[which] if self.axis == 0 else values[:, which]
         return np.take(values, which, axis=self.axis)
+
+
+def _follow(low: NDArray[np.intp]) -> bool:
+    return bool((np.diff(low) == 1).all())
+
+
+def _mixes(lines: list[Line], dtype: type[Any]) -> tuple[list[Mix], NDArray[np.intp]]:
+    """Return the interpolations along three lines, and where their points (Z, Y, X) are in what comes out (flat).
+
+    What they take and give has a plane (Y, X) in each row, so that every step is one along whole planes or a run of
+    nearly one: numpy is several times slower along the short rows of a box.
+    """
+    z, y, x = lines
+    width, n = x.used.stop - x.used.start, len(y.grid)
+    low, share = x.low - x.low[0], x.share
+    if share.any() and _follow(low):  # the last voxel of a line, which means nothing here, makes a run of them all
+        low, share = np.append(low, width - 1), np.append(share, 0)
+    planes = Mix.of(0, z.low - z.low[0], 1, z.share, dtype)
+    whole = ((y.low - y.low[0])[:, None] * width + np.arange(width)).ravel()
+    rows = Mix.of(1, whole, width, np.repeat(y.share, width), dtype)
+    each = (np.arange(n)[:, None] * width + low).ravel()
+    each = each[each + int(share.any()) < n * width]
+    points = Mix.of(1, each, 1, np.tile(share, n)[: len(each)], dtype)
+    where = np.arange(len(z.grid))[:, None, None] * len(each) + np.arange(n)[:, None] * len(low)
+    return [planes, rows, points], where + np.arange(len(x.grid))
 
 
 @dataclass(frozen=True, slots=True)
 class Parallel:
     """An image whose axes are those of the grid, in any order and direction.
 
-    Arrays are (Z, Y, X) of the image, as it lies in memory. The first two axes are interpolated in a box around the
-    foreground, the last one together with the choice of the foreground in it.
-
     Parameters
     ----------
     shape, box
-        Of the image, and what is used of it.
+        Of the image (Z, Y, X), as it lies in memory, and what is used of it.
     mixes
-        Along the first two axes.
+        Along its three axes, in that box.
     near
-        (V,) flat offsets in the mixed box of the voxel before each of the foreground.
-    less, more
-        (V,) shares of that voxel and the one after it; None where each is one voxel.
+        (V,) flat offsets of the foreground in what comes out.
     places, masked
         See `Placed`.
     """
 
     shape: tuple[int, ...]
     box: tuple[slice, ...]
-    mixes: tuple[Mix, ...]
+    mixes: list[Mix]
     near: NDArray[np.intp]
-    less: Float32 | None
-    more: Float32 | None
     places: NDArray[np.intp]
     masked: bool
 
@@ -249,48 +257,34 @@ class Parallel:
     def of(cls, header: Header, mask: NDArray[np.bool_] | None, form: ClipForm) -> Parallel:
         """See `place_image`."""
         to_voxel, shape = np.linalg.inv(header.affine) @ np.asarray(form.affine), header.shape[:3]
-        box = _box(mask, shape)
-        lines = [Line.of(to_voxel, a, form, shape[a], box[a : a + 1]) for a in (2, 1, 0)]
-        used = tuple(line.used for line in lines)
-        width = used[2].stop - used[2].start
-        lit = np.ones([len(line.grid) for line in lines], bool)
+        bounds = _box(mask, shape)
+        lines = [Line.of(to_voxel, a, form, shape[a], bounds[a : a + 1]) for a in (2, 1, 0)]
+        if not all(len(line.grid) for line in lines):
+            return cls(shape[::-1], (), [], np.zeros(0, np.intp), np.zeros(0, np.intp), mask is not None)
+        box = tuple(line.used for line in lines)
+        mixes, near = _mixes(lines, np.float32)
+        lit = np.ones(near.shape, bool)
         if mask is not None:
-            held = mask.T[used].astype(np.float64)
-            for axis, line in enumerate(lines):
-                held = Mix.of(line, axis, width, np.float64)(held)
-            lit = held >= LEAST_OF_MASK - _TIE
-        # Of what lies along each axis of the image to the order of the grid's own axes, and of its voxels.
+            held = mask.T[box].astype(np.float64)
+            lit = _mixed(held, _mixes(lines, np.float64)[0])[near] >= LEAST_OF_MASK - _TIE
+        along = np.abs(to_voxel[:3, :3]).argmax(axis=0)  # the image's axis that each one of the grid is
         at = np.nonzero(lit)
-        grid = [0, 0, 0]
-        for axis, line, index in zip((2, 1, 0), lines, at, strict=True):
-            grid[int(np.abs(to_voxel[axis, :3]).argmax())] = line.grid[index]
-        places = np.ravel_multi_index(grid, form.shape)
+        places = np.ravel_multi_index([lines[2 - a].grid[at[2 - a]] for a in along], form.shape)
         order = np.argsort(places)
-        z, y, x = (index[order] for index in at)
-        near = (z * lit.shape[1] + y) * width + (lines[2].low - used[2].start)[x]
-        share = lines[2].share[x] if lines[2].share.any() else None
-        return cls(
-            shape[::-1],
-            used,
-            tuple(Mix.of(line, axis, width, np.float32) for axis, line in enumerate(lines[:2])),
-            near,
-            None if share is None else (1 - share).astype(np.float32),
-            None if share is None else share.astype(np.float32),
-            places[order],
-            mask is not None,
-        )
+        return cls(shape[::-1], box, mixes, near[lit][order], places[order], mask is not None)
 
     def volume(self, raw: NDArray[Any], header: Header) -> Float32:
         """See `Placed`."""
         box = _physical(raw.reshape(self.shape)[self.box], header)
-        for mix in self.mixes:
-            box = mix(box)
-        flat = box.reshape(-1)
-        found: Float32 = np.take(flat, self.near, mode="clip")
-        if self.less is not None:
-            found *= self.less
-            found += np.take(flat[1:], self.near, mode="clip") * self.more
-        return _not_negative(found)
+        return _not_negative(np.take(_mixed(box, self.mixes), self.near, mode="clip"))
+
+
+def _mixed(box: NDArray[Any], mixes: list[Mix]) -> NDArray[Any]:
+    """Interpolate a box (Z, Y, X) along each axis; flat."""
+    table = box.reshape(len(box), -1)
+    for mix in mixes:
+        table = mix(table)
+    return table.reshape(-1)
 
 
 # ----------------------------------------------------------------------------------------------------------- oblique

@@ -23,10 +23,10 @@ from bids_fmmtc.signals.denoise import Cleaned, check_limits, denoise
 from bids_fmmtc.signals.mask import Mask, read_mask
 from bids_fmmtc.signals.nifti import open_nifti
 from bids_fmmtc.signals.parcellate import Header, Parcellated, Sample, parcellate, read_header
+from bids_fmmtc.signals.placement import place_image
 from bids_fmmtc.signals.quality import frame_table, measure
 from bids_fmmtc.signals.regressors import Chosen, choose
 from bids_fmmtc.signals.spaces import Placement, place
-from bids_fmmtc.signals.placement import place_image
 from bids_fmmtc.signals.volumes import FrameSums, clocks_of, plan_clips, stream_clips
 from bids_fmmtc.signals.windows import Frames, cut, gather, scale
 from bids_fmmtc.types import Atlas, ClipForm, Float32, Int32, Recording, RoiSeries
