@@ -4,10 +4,14 @@ import json
 
 import numpy as np
 import pytest
-from published import R, T, planted, write_dataset, write_pair
+from published import GRID, GRID_SHAPE, R, T, parcels, planted, write_dataset, write_pair
+from served import sha
+from test_spaces import composite
 
+from bids_fmmtc import fetch
 from bids_fmmtc.dataset.store import read_features, read_table
-from bids_fmmtc.resources import ATLAS_FOLDER, ATLAS_IMAGE, ATLAS_TABLE
+from bids_fmmtc.resources import ATLAS_FOLDER, ATLAS_IMAGE, ATLAS_SHA256, ATLAS_TABLE
+from bids_fmmtc.resources.download import fetch_atlas
 
 NAMES = [f"A424_{i:02d}" for i in range(1, R + 1)]
 
@@ -49,6 +53,40 @@ def test_two_folders_are_enough(run_app, resources, tmp_path):
     assert r.diagonal().min() > 0.9
     assert len(warped) == T
     assert [path.name for path in out.glob("tpl-*/*_dseg.tsv")] == [f"tpl-{six}_atlas-A424_res-2_dseg.tsv"]
+
+
+def test_what_was_fetched_is_found_in_the_cache_and_its_transform_is_used(run_app, clean_environ, tmp_path):
+    """Atlas and TemplateFlow's transform as `bids_fmmtc-fetch` puts them; this transform moves a voxel's width.
+
+    The pair is not A424, so its own sums are told to the function that fetches; the command knows A424's alone.
+    """
+    pair, cache = write_pair(tmp_path / "usb"), tmp_path / "home" / ".cache" / "bids_fmmtc"
+    fetch_atlas(cache, source=pair, checksums={p.name: sha(p.read_bytes()) for p in pair.iterdir()})
+    width = GRID[0, 0]
+    no_turn = [*np.eye(3).ravel()]
+    by_one = ("AffineTransform_double_3_3", [0, 0, 0], [*no_turn, -width, 0, 0])  # ITK's x runs to the left
+    composite(tmp_path / "any.h5", by_one)
+    assert fetch.main(["transform", "--cache", str(cache), "--from", str(tmp_path / "any.h5")]) == 0
+
+    bids, out = write_dataset(tmp_path / "fmriprep", ("02", "MNI152NLin2009cAsym")), tmp_path / "out"
+    done = run_app(bids, out, "participant")
+    assert done.returncode == 0, done.stdout + done.stderr
+    found, about, _ = series_of(out, "02", "MNI152NLin2009cAsym")
+    assert "TemplateFlow" in about["AtlasPlacement"]
+    ahead = GRID.copy()
+    ahead[0, 3] += width  # each voxel takes the label of its neighbour on the right
+    own, taken = parcels(GRID_SHAPE, GRID), parcels(GRID_SHAPE, ahead)
+    voxels = np.concatenate([np.full((T, 1), 900), planted("02")], 1)
+    expected = np.stack([voxels[:, own[taken == p]].mean(axis=1) for p in range(1, R + 1)], axis=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_a_pair_that_is_not_a424_is_not_fetched_as_a424(tmp_path, capsys):
+    pair = write_pair(tmp_path / "usb")
+    assert fetch.main(["atlas", "--cache", str(tmp_path / "cache"), "--from", str(pair)]) == 65
+    said = capsys.readouterr().err
+    assert any(sum_ in said for sum_ in ATLAS_SHA256.values())
+    assert not (tmp_path / "cache" / ATLAS_FOLDER).exists()
 
 
 @pytest.mark.parametrize(
