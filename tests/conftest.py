@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,11 @@ settings.load_profile("steady")
 # Two workers of the tests on two cores: threads of small matrix products would only wait for each other.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
+
+# The kernels of the encoder of volumes are compiled once a session, and not by every worker.
+if "NUMBA_CACHE_DIR" not in os.environ:
+    _MACHINE_CODE = tempfile.TemporaryDirectory(prefix="fmmtc-tests-")  # gone with the process that made it
+    os.environ["NUMBA_CACHE_DIR"] = _MACHINE_CODE.name
 
 # A shell starts what runs in its background with Ctrl-C ignored, and every process below inherits that: then nothing
 # that a test interrupts would end.

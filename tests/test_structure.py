@@ -11,7 +11,7 @@ import pytest
 from patience import patience
 
 import bids_fmmtc
-from bids_fmmtc import errors
+from bids_fmmtc import cli, errors
 
 PACKAGE = Path(bids_fmmtc.__file__).parent
 TESTS = Path(__file__).parent
@@ -34,7 +34,7 @@ MAY_IMPORT = {
     "resources": {"errors", "reading"},
     "dataset": FOUNDATION | {"settings"},
     "signals": FOUNDATION,
-    "modalities": FOUNDATION | {"signals"},
+    "modalities": FOUNDATION | {"signals", "interrupts"},  # a child that compiles ends with whoever waits for it
     "learning": FOUNDATION | {"signals", "modalities"},
     "report": FOUNDATION | {"dataset", "modalities"},  # what is said of a modality
     "plan": CORE | {"resources", "recipes"},
@@ -116,7 +116,7 @@ ONLY_IN = {
     ),
     "mamba_ssm": ("modalities/neurostorm.py",),
     "numba": ("modalities/neurostorm_kernels.py",),
-    "llvmlite": ("modalities/neurostorm_kernels.py",),
+    "llvmlite": ("modalities/neurostorm_code.py", "modalities/neurostorm_kernels.py"),
     "transformers": ("learning/bundle/head.py",),
     "nilearn": ("signals/clean.py", "signals/denoise.py", "signals/regressors.py", "synthetic.py", "report/"),
     "pooch": ("resources/download.py",),
@@ -142,7 +142,7 @@ ONLY_IN = {
 IN_FUNCTIONS = {
     "torch": ("synthetic.py", "participant.py", "run.py", "learning/bundle/load.py"),
     "mamba_ssm": ("modalities/neurostorm.py",),
-    "llvmlite": ("modalities/neurostorm_kernels.py",),
+    "llvmlite": ("modalities/neurostorm_code.py", "modalities/neurostorm_kernels.py"),
     "bids": ("dataset/find/discover.py",),
     "nilearn": ("signals/clean.py", "signals/denoise.py", "signals/regressors.py", "synthetic.py"),
     "scipy": ("signals/clean.py", "signals/placement.py", "signals/spaces.py", "signals/windows.py"),
@@ -157,6 +157,9 @@ IN_FUNCTIONS = {
 # Our modules that import something heavy, or that need not be installed, at their top; others import them only inside a
 # function.
 LATE = {"bids_fmmtc.modalities.neurostorm_kernels": "numba"}
+
+# Module -> the variable of a library that it reads, as it keeps what the library would keep there.
+OF_LIBRARIES = {"modalities/neurostorm_code.py": "NUMBA_CACHE_DIR"}
 
 # Modules without a test file of the mirrored name, and why.
 WITHOUT_TESTS = {
@@ -320,7 +323,8 @@ NAMED_IN = {
     ),
     "neurostorm": (
         *("modalities/neurostorm.py", "modalities/neurostorm_config.py", "modalities/neurostorm_heads.py"),
-        *("modalities/neurostorm_kernels.py", "modalities/neurostorm_modality.py", "modalities/neurostorm_weights.py"),
+        *("modalities/neurostorm_code.py", "modalities/neurostorm_kernels.py"),
+        *("modalities/neurostorm_modality.py", "modalities/neurostorm_weights.py"),
         *("modalities/__init__.py", "resources/", "fetch.py", "recipes.py", "synthetic.py"),
     ),
 }
@@ -387,7 +391,18 @@ def test_only_the_programs_read_the_environment():
             named = isinstance(node, ast.ImportFrom) and node.module == "os"
             if attribute or (named and {a.name for a in node.names} & {"environ", "environb", "getenv"}):
                 readers.add(name)
-    assert readers <= {"cli.py", "fetch.py"}
+    assert readers <= {"cli.py", "fetch.py", *OF_LIBRARIES}
+
+
+@pytest.mark.parametrize("name", OF_LIBRARIES)
+def test_a_library_s_variable_is_read_by_its_name_and_is_one_that_the_command_line_sets(name):
+    reads = [
+        ast.unparse(n) for n in ast.walk(TREES[name]) if isinstance(n, ast.Call) and "environ" in ast.unparse(n.func)
+    ]
+    attributes = [n for n in ast.walk(TREES[name]) if isinstance(n, ast.Attribute) and n.attr == "environ"]
+    assert reads == [f"os.environ.get('{OF_LIBRARIES[name]}')"]
+    assert len(attributes) == 1
+    assert OF_LIBRARIES[name] in cli._CACHES
 
 
 def test_torch_reads_files_as_weights_only_and_numpy_without_objects():

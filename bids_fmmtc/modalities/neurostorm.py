@@ -146,13 +146,14 @@ def scan_of(device: torch.device) -> str:
     return "mamba_ssm" if device.type == "cuda" and find_spec("mamba_ssm") is not None else "torch"
 
 
+@lru_cache(maxsize=1)
 def kernels() -> Any:
-    """Return the compiled kernels; None where numba is not installed."""
+    """Return the compiled kernels; None where numba is not installed, or, with a warning, fails to compile them."""
     if find_spec("numba") is None:
         return None
-    from bids_fmmtc.modalities import neurostorm_kernels  # noqa: PLC0415
+    from bids_fmmtc.modalities import neurostorm_code  # noqa: PLC0415
 
-    return neurostorm_kernels
+    return neurostorm_code.load()
 
 
 class Mlp(nn.Module):
@@ -478,7 +479,7 @@ class _Compiled:
     most, length
         Windows of a piece at most, tokens of a window with its prompts.
     compiled
-        The module of kernels.
+        The kernels.
     """
 
     def __init__(self, block: Block, most: int, length: int, compiled: Any) -> None:

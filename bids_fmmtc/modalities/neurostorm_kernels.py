@@ -4,6 +4,9 @@ Between the matrix products of a block lie a gather, two LayerNorms, a short con
 activations. As torch operations each of them walks over memory by itself and the scan keeps every state; here each is
 one loop with channels in the vector lanes. `neurostorm` computes the same without numba, within 5e-6.
 
+Only a process that compiles imports this: `neurostorm_code` asks it for the object file of all kernels, and loads that
+where the model runs, without numba.
+
 Shapes: m tokens of whole windows, window after window, L tokens each; C channels, E = 2 C inner channels, S states.
 Of the fast-math flags `contract` is allowed (fused multiply-add), and `reassoc` for the two sums of a LayerNorm: the
 same input gives the same bits on the same machine.
@@ -14,25 +17,21 @@ same input gives the same bits on the same machine.
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 import numba as nb
 import numpy as np
-from numba.core import types
+from numba import carray, types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 
-_JIT: dict[str, Any] = {
-    "nopython": True,
-    # Machine code is kept where a program says (the command line does), never beside this file or in a home folder.
-    "cache": bool(nb.config.CACHE_DIR),
-    "fastmath": {"contract"},
-    "nogil": True,
-    "boundscheck": False,
-    "error_model": "numpy",
-}
+_C: dict[str, Any] = {"nopython": True, "boundscheck": False, "error_model": "numpy"}
+_JIT: dict[str, Any] = {**_C, "fastmath": {"contract"}}
 _f = np.float32
 
 # 2**f on [-0.5, 0.5] and log1p(y)/y on [0, 1]: Chebyshev interpolation, largest relative error 3e-9 and 5e-8.
@@ -233,3 +232,90 @@ def add_rows(x: Array, index: Any, rows: Array, bias: Array) -> None:
         if at >= 0:
             for c in range(x.shape[1]):
                 x[at, c] += rows[m, c] + bias[c]
+
+
+# ---------------------------------------------------------------------------------------------------- as C sees them
+# Pointers to C-contiguous arrays, then sizes: N rows, m tokens, C or E channels, rank R, S states.
+
+
+def _gather_norm(x: Any, index: Any, weight: Any, bias: Any, eps: Any, out: Any, N: Any, m: Any, C: Any) -> None:
+    gather_norm(carray(x, (N, C)), carray(index, m), carray(weight, C), carray(bias, C), eps, carray(out, (m, C)))
+
+
+def _convolve(xz: Any, length: Any, weight: Any, bias: Any, out: Any, m: Any, E: Any) -> None:
+    convolve(carray(xz, (m, 2 * E)), length, carray(weight, (4, E)), carray(bias, E), carray(out, (m, E)))
+
+
+def _scan(
+    u: Any, xz: Any, dt: Any, bc: Any, length: Any, bias: Any, A2: Any, D: Any, h: Any, out: Any,
+    m: Any, E: Any, R: Any, S: Any,
+) -> None:  # fmt: skip
+    given = carray(u, (m, E)), carray(xz, (m, 2 * E)), carray(dt, (m, E)), carray(bc, (m, R + 2 * S))
+    scan(*given, length, carray(bias, E), carray(A2, (S, E)), carray(D, E), carray(h, (S + 2, E)), carray(out, (m, E)))
+
+
+def _add_norm(
+    x: Any, index: Any, mixed: Any, weight: Any, bias: Any, eps: Any, out: Any, N: Any, m: Any, C: Any
+) -> None:
+    rows, to = (carray(x, (N, C)), carray(index, m), carray(mixed, (m, C))), carray(out, (m, C))
+    add_norm(*rows, carray(weight, C), carray(bias, C), eps, to)
+
+
+def _gelu(x: Any, bias: Any, m: Any, C: Any) -> None:
+    gelu(carray(x, (m, C)), carray(bias, C))
+
+
+def _add_rows(x: Any, index: Any, rows: Any, bias: Any, N: Any, m: Any, C: Any) -> None:
+    add_rows(carray(x, (N, C)), carray(index, m), carray(rows, (m, C)), carray(bias, C))
+
+
+_KINDS = {"f": types.CPointer(nb.float32), "i": types.CPointer(nb.int64), "n": nb.int64, "d": nb.float64}
+
+
+def object_code(signatures: Mapping[str, str]) -> bytes:
+    """Return an object file with the kernels under their names, for this machine; it needs the C library only.
+
+    Parameters
+    ----------
+    signatures
+        Kernel -> its arguments in C: f float32*, i int64*, n int64, d double.
+
+    Raises
+    ------
+    RuntimeError
+        numba has put in a call that another process cannot resolve.
+    """
+    import llvmlite.binding as llvm  # noqa: PLC0415
+
+    whole = llvm.parse_assembly("")
+    for function in (_gather_norm, _convolve, _scan, _add_norm, _gelu, _add_rows):
+        name = function.__name__[1:]
+        compiled = nb.cfunc(types.void(*map(_KINDS.__getitem__, signatures[name])), **_C)(function)
+        module = llvm.parse_assembly(compiled.inspect_llvm())
+        module.get_function(compiled.native_name).name = name
+        whole.link_in(module)
+    whole.link_in(llvm.parse_assembly(_without_python(whole)))
+    # No pass runs again: the vectors are those that numba's own optimisation has chosen.
+    _, cpu, features = cpu_target.target_context.codegen().magic_tuple()
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=cpu, features=features, opt=3, reloc="static", codemodel="jitdefault", jit=True
+    )
+    code: bytes = machine.emit_object(whole)
+    return code
+
+
+_TO_RAISE = ("Py", "NRT_", "numba_gil_", "numba_unpickle", "numba_do_raise", "numba_runtime_build_excinfo")
+_TRAP = "call void @llvm.trap() unreachable"
+
+
+def _without_python(module: Any) -> str:
+    """Return definitions for what numba's wrappers would call to raise an error: no kernel raises, so they trap."""
+    lines = ["declare void @llvm.trap()"]
+    for value in (*module.functions, *module.global_variables):
+        if not value.is_declaration or value.name.startswith("llvm.") or value.name == "sqrtf":
+            continue
+        if not value.name.startswith(_TO_RAISE):
+            raise RuntimeError(f"machine code: expected nothing but the C library, found {value.name}.")
+        head = re.search(r"declare (.*?@\w+\(.*\))", str(value))
+        lines.append(f"define {head[1]} {{ {_TRAP} }}" if head else f"@{value.name} = global i8 0")
+    return "\n".join(lines)

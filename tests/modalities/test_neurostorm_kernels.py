@@ -4,15 +4,24 @@ import numpy as np
 import pytest
 from scipy.special import erf, expit
 
+from bids_fmmtc.modalities import neurostorm
+
 pytest.importorskip("numba", reason="numba is not installed")
-from bids_fmmtc.modalities import neurostorm_kernels as kernels
+
+
+@pytest.fixture(scope="module")
+def kernels():
+    """Return the kernels as the encoder runs them."""
+    loaded = neurostorm.kernels()
+    assert loaded is not None
+    return loaded
 
 
 def rows(*shape, seed=0, scale=1.0):
     return (scale * np.random.default_rng(seed).standard_normal(shape)).astype(np.float32)
 
 
-def test_gelu_is_exact_to_float32():
+def test_gelu_is_exact_to_float32(kernels):
     x, bias = np.linspace(-40, 40, 60_000, dtype=np.float32).reshape(-1, 4), np.array([0, 0.5, -2, 30], np.float32)
     v = x.astype(np.float64) + bias
     kernels.gelu(x, bias)
@@ -21,7 +30,7 @@ def test_gelu_is_exact_to_float32():
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 4, 9])
-def test_the_convolution_is_causal_and_starts_anew_in_every_window(length):
+def test_the_convolution_is_causal_and_starts_anew_in_every_window(length, kernels):
     xz, weight, bias = rows(3 * length, 10), rows(4, 5, seed=1), rows(5, seed=2)
     out = np.empty((3 * length, 5), np.float32)
     kernels.convolve(xz, length, weight, bias, out)
@@ -32,7 +41,7 @@ def test_the_convolution_is_causal_and_starts_anew_in_every_window(length):
         np.testing.assert_allclose(out[window * length :][:length], v * expit(v), atol=2e-6)
 
 
-def test_the_scan_is_the_recurrence_also_for_large_steps():
+def test_the_scan_is_the_recurrence_also_for_large_steps(kernels):
     n, length, width = 2, 6, 7
     u, xz = rows(n * length, width), rows(n * length, 2 * width, seed=1, scale=5)
     dt, bc = rows(n * length, width, seed=2, scale=20), rows(n * length, 3 + 32, seed=3)
@@ -51,7 +60,7 @@ def test_the_scan_is_the_recurrence_also_for_large_steps():
             np.testing.assert_allclose(out[m], expected, rtol=2e-5, atol=2e-4)
 
 
-def test_norms_leave_padding_zero_and_write_only_where_they_should():
+def test_norms_leave_padding_zero_and_write_only_where_they_should(kernels):
     x, index = rows(6, 8), np.array([2, -1, 5, 0], np.int64)
     weight, bias, mixed = rows(8, seed=1), rows(8, seed=2), rows(4, 8, seed=3)
     out, before = np.full((4, 8), np.nan, np.float32), x.copy()
@@ -69,3 +78,16 @@ def test_norms_leave_padding_zero_and_write_only_where_they_should():
     kernels.add_rows(x, index, mixed, bias)
     expected[index[real]] += mixed[real] + bias
     np.testing.assert_allclose(x, expected, atol=1e-6)
+
+
+def test_a_call_that_another_process_cannot_resolve_is_no_machine_code():
+    import llvmlite.binding as llvm
+
+    from bids_fmmtc.modalities.neurostorm_kernels import _without_python
+
+    harmless = "declare void @PyErr_Clear()\ndeclare float @sqrtf(float)\n@PyExc_RuntimeError = external global i8\n"
+    module = llvm.parse_assembly(harmless)
+    module.link_in(llvm.parse_assembly(_without_python(module)))
+    assert [f.name for f in module.functions if f.is_declaration] == ["sqrtf", "llvm.trap"]
+    with pytest.raises(RuntimeError, match="found powf"):
+        _without_python(llvm.parse_assembly(harmless + "declare float @powf(float, float)"))
