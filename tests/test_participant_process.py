@@ -7,6 +7,8 @@ import sys
 
 from patience import patience
 
+from bids_fmmtc.plain import to_json
+
 
 def test_it_is_bound_to_its_parent_before_anything_heavy_is_imported():
     code = "import sys, bids_fmmtc.participant_process; print(sorted({'numpy', 'nibabel', 'torch'} & set(sys.modules)))"
@@ -15,7 +17,7 @@ def test_it_is_bound_to_its_parent_before_anything_heavy_is_imported():
 
 
 def start(task, tmp_path, parent):
-    (tmp_path / "task.json").write_text(json.dumps(task.to_json()))
+    (tmp_path / "task.json").write_text(json.dumps(to_json(task)))
     words = [str(tmp_path / "task.json"), str(tmp_path / "report.json"), str(parent)]
     command = [sys.executable, "-m", "bids_fmmtc.participant_process", *words]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=patience(300))

@@ -71,6 +71,11 @@ def test_a_note_is_added_and_taken_away_to_the_byte(recording, layout, record):
     assert record.read_bytes() == before
 
 
+def test_a_settled_record_is_one_that_succeeded_and_a_failed_one_stays_failed():
+    assert settled({"Status": "stale", "Changed": ["bold"], "LastAttempt": {"Reason": "x"}}) == {"Status": "ok"}
+    assert settled({"Status": "failed", "LastAttempt": {"Reason": "x"}}) == {"Status": "failed"}
+
+
 def test_a_changed_image_makes_stale_until_it_is_what_it_was(recording, layout, record):
     image, text = recording.bold.read_bytes(), record.read_bytes()
     recording.bold.write_bytes(b"other")

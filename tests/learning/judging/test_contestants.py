@@ -46,6 +46,14 @@ def test_connectivity_alone_has_no_ablation(cohort):
     assert found["random_encoder"].learner is None
 
 
+def test_an_encoder_alone_has_nothing_to_set_against_connectivity(cohort):
+    found = by_name(replace(cohort, arrays={"brainlm": cohort.arrays["brainlm"]}))
+    assert found["fc_linear"].reason == "the features hold no connectivity"
+    assert found["c_only"].reason == "the features hold no connectivity"
+    assert found["t_only"].reason == "all there is: the model itself"
+    assert found["model"].learner is not None
+
+
 def test_the_published_head_is_compared_with_linear_connectivity(cohort):
     found = by_name(cohort, head="fmmtc", options={"epochs": 2, "resnet": {"hidden_sizes": [8, 8, 8, 8]}})
     assert found["fc_linear"].learner is not None
