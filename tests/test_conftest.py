@@ -97,7 +97,7 @@ def test_property_tests_draw_the_same_examples_each_time_and_others_in_a_longer_
 
 def test_the_longer_run_asks_for_that_profile():
     script = (Path(__file__).parents[1] / ".ci" / "long").read_text()
-    assert "-m pytest -m hypothesis --hypothesis-profile=random" in script
+    assert "-m pytest -n 2 -m hypothesis --hypothesis-profile=random" in script
 
 
 def test_ci_forbids_them_where_the_shared_data_is():
