@@ -24,12 +24,12 @@ T = TypeVar("T")
 _UNWRITTEN = "unwritten"
 
 
-def unwritten(default: Any) -> Any:
-    """Return a field of a dataclass that `to_json` leaves out where it has its default.
+def unwritten(default: Any, **metadata: Any) -> Any:
+    """Return a field of a dataclass, with this metadata, that `to_json` leaves out where it has its default.
 
     What was stored before the field was thought of stays equal to what is stored now, to the byte.
     """
-    return dataclasses.field(default=default, metadata={_UNWRITTEN: True})
+    return dataclasses.field(default=default, metadata={**metadata, _UNWRITTEN: True})
 
 
 def to_json(value: Any, *, whole: bool = False) -> Any:

@@ -42,6 +42,6 @@ def pooled(name: str, runs: Sequence[Features], recipe: Recipe) -> Float32:
     windows = np.concatenate(parts)
     if name != CONNECTIVITY or recipe.connectivity.frames == "windows":
         return windows
-    frames = [run.quality["n_frames_left"] for run in runs]
+    frames = [run.quality.n_frames_left for run in runs]
     whole = np.average([part.mean(axis=0, dtype=np.float64) for part in parts], axis=0, weights=frames)
     return about_all(windows, whole, recipe.connectivity.kind)

@@ -39,6 +39,7 @@ from bids_fmmtc.errors import BundleError, DataError, FmmtcError, OutputError
 from bids_fmmtc.keys import Key
 from bids_fmmtc.modalities import Modality, clip_forms, load_modality
 from bids_fmmtc.modalities.connectivity import connectivity, describe, measure_name
+from bids_fmmtc.quality import read_quality
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.settings import Task
 from bids_fmmtc.signals.carpet import SPAN_SD, grey_levels
@@ -174,9 +175,9 @@ def reopen(record: Path, recipe: Recipe, xyz: Float32, content: Mapping[str, Any
     table = read_series(record.with_name(names[0]))
     if table.values.shape[1] != len(xyz):
         raise DataError(f"{names[0]} has {table.values.shape[1]} parcels, the atlas {len(xyz)}.")
-    quality = content["Quality"]
+    quality = read_quality(content)
     values = table.values.astype(np.float32)
-    return SeriesSource(content["Key"], values, quality["repetition_time"], xyz, recipe, quality=quality)
+    return SeriesSource(content["Key"], values, quality.repetition_time, xyz, recipe, quality=quality)
 
 
 def extract(source: Opened, modalities: Sequence[Modality]) -> Features:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bids_fmmtc.errors import DataError
 from bids_fmmtc.plain import from_json
+from bids_fmmtc.quality import Quality
 from bids_fmmtc.reading import read_object
 from bids_fmmtc.states import RecordingState
 from bids_fmmtc.types import Failure, Features, Prediction
@@ -40,7 +39,7 @@ class Row:
     failure: Failure | None = None
     flags: tuple[str, ...] = ()
     windows: int | None = None
-    quality: Mapping[str, Any] | None = None
+    quality: Quality | None = None
     probability: float | None = None
     label: str | None = None
     before: RecordingState | None = None
@@ -61,7 +60,7 @@ class Row:
         if isinstance(result, Failure):
             return cls(key, result)
         if isinstance(result, Features):
-            return cls(key, flags=tuple(result.quality["flags"]), windows=len(result.windows), quality=result.quality)
+            return cls(key, flags=result.quality.flags, windows=len(result.windows), quality=result.quality)
         windows = len(result.per_window)
         return cls(key, None, result.flags, windows, None, result.probability, result.label)
 

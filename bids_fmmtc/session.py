@@ -38,7 +38,7 @@ def process_session(
         if predictor is None:
             raise DataError("there is no model bundle.")
         _same_repetition_time(good)
-        flags = [f for features in good for f in features.quality["flags"]] + [f"run_failed:{f.key}" for f in bad]
+        flags = [f for features in good for f in features.quality.flags] + [f"run_failed:{f.key}" for f in bad]
         return predictor.predict(key, good, tuple(dict.fromkeys(flags)), place.task.recipe)
 
     outcome = guarded(key, "predict", place, step) if good else _summary(key, bad)
@@ -47,7 +47,7 @@ def process_session(
 
 
 def _same_repetition_time(runs: Sequence[Features]) -> None:
-    times = [r.quality["window_repetition_time"] for r in runs]
+    times = [r.quality.window_repetition_time for r in runs]
     if max(times) - min(times) > SAME_TR * min(times):
         found = ", ".join(f"{r.key} {t:g} s" for r, t in zip(runs, times, strict=True))
         raise RepetitionTimeError(

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_fmmtc.keys import Key
+from bids_fmmtc.quality import Quality
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
@@ -257,7 +258,7 @@ class Features:
     arrays
         Modality name -> (W, ...) float32: ``brainlm`` (W, H), ``fc`` (W, R, R).
     quality
-        Numbers and flags of the recording, JSON-ready.
+        Numbers and flags of the recording.
     digest
         Digest of the recipe; equal digest means comparable features.
     """
@@ -265,7 +266,7 @@ class Features:
     key: str
     windows: Int32
     arrays: Mapping[str, Float32]
-    quality: Mapping[str, Any]
+    quality: Quality
     digest: str
 
     def __post_init__(self) -> None:
@@ -345,7 +346,7 @@ class Cohort:
     sites, arms
         N names each, or None where not given.
     quality
-        N tuples: the quality mapping of each run.
+        N tuples: the quality of each run.
     digest
         Of the recipe all features were made with.
     """
@@ -360,7 +361,7 @@ class Cohort:
     motion: Float64
     sites: tuple[str, ...] | None
     arms: tuple[str, ...] | None
-    quality: tuple[tuple[Mapping[str, Any], ...], ...]
+    quality: tuple[tuple[Quality, ...], ...]
     digest: str
 
     def __post_init__(self) -> None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+from qualities import quality
 
 from bids_fmmtc.modalities.connectivity import connectivity
 from bids_fmmtc.signals.amplitude import amplitude
@@ -232,23 +233,17 @@ def cohort(n, effect="none", *, seed=0, model=None, **more):
 
 def _quality(frames, motion, rng):
     """Return numbers such as `signals.quality.measure` gives."""
-    return {
-        "n_frames": frames,
-        "n_dropped": 0,
-        "n_censored": 0,
-        "n_frames_left": frames,
-        "minutes_left": frames * TR / 60,
-        "n_frames_in_windows": frames,
-        "window_repetition_time": TR,
-        "repetition_time": TR,
-        "header_repetition_time": TR,
-        "mean_fd": float(motion),
-        "mean_coverage": float(rng.uniform(0.95, 1)),
-        "tsnr": float(rng.normal(60, 6)),
-        "n_lost_parcels": 0,
-        "n_parcels": R,
-        "placement": "same",
-        "has_mask": True,
-        "padded": False,
-        "flags": [],
-    }
+    coverage, tsnr = float(rng.uniform(0.95, 1)), float(rng.normal(60, 6))
+    return quality(
+        n_frames=frames,
+        n_frames_left=frames,
+        minutes_left=frames * TR / 60,
+        n_frames_in_windows=frames,
+        window_repetition_time=TR,
+        repetition_time=TR,
+        header_repetition_time=TR,
+        mean_fd=float(motion),
+        mean_coverage=coverage,
+        tsnr=tsnr,
+        n_parcels=R,
+    )

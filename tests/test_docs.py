@@ -214,8 +214,8 @@ def documented_columns():
 
 
 def test_every_column_the_program_can_write_is_documented_and_no_other():
-    # QUALITY_COLUMNS are keys of a record; as columns they have a prefix, in SCANS_COLUMNS.
-    found = [c for name, c in described().items() if not name.endswith(".QUALITY_COLUMNS")]
+    # Those of quality are keys of a record; as columns they have a prefix, in SCANS_COLUMNS.
+    found = [c for name, c in described().items() if not name.endswith("quality.COLUMNS")]
     known = {column for columns in found for column in columns}
     known |= {column for columns in COLUMNS.values() for column in columns()}
     known |= set(console.COLUMNS) | atlas_columns() | {"desc_id", "description", "mean_<class>", "<parcel>"}

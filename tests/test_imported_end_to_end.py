@@ -151,8 +151,8 @@ def test_giga_and_halfpipe_are_read_by_their_own_rules(tmp_path):
         assert done.returncode == 0, done.stdout + done.stderr
         (record,) = out.rglob("*_features.json")
         quality = read_features(record).quality
-        assert (quality["repetition_time"], quality["mean_fd"]) == (2.0, mean_fd)
-        assert set(quality["flags"]) == {"few_minutes", "imported_series"} | flags
+        assert (quality.repetition_time, quality.mean_fd) == (2.0, mean_fd)
+        assert set(quality.flags) == {"few_minutes", "imported_series"} | flags
 
 
 # -------------------------------------------------------------------------------------------------- the real cohort
@@ -206,18 +206,18 @@ def test_a_real_cohort_of_two_centres_becomes_features(tmp_path):
     records = sorted(out.rglob("*_features.json"))
     features = [read_features(r) for r in records]
     assert {f.arrays["fc"].shape for f in features} == {(1, 122, 122)}
-    lengths = {f.key.split("_")[0]: f.quality["n_frames"] for f in features}
+    lengths = {f.key.split("_")[0]: f.quality.n_frames for f in features}
     assert set(lengths) == set(everybody[::7])
     assert {v for k, v in lengths.items() if k.startswith("sub-bochum")} == {200}
     assert min(lengths.values()) < 180 < max(lengths.values())
-    padded = {f.key for f in features if f.quality["padded"]}
+    padded = {f.key for f in features if f.quality.padded}
     assert padded == {f"{k}_task-rest" for k, v in lengths.items() if v < 180}
     by_key = {f.key.split("_")[0]: f for f in features}
     with np.load(REAL / "bochum_122.npz", allow_pickle=False) as data:
         for name in sorted(set(data.files) & set(by_key)):
             rows = data[name][:, 1:].astype(float)
             never = (rows == rows[0]).all(axis=0)  # in eight of everybody a parcel never changes
-            assert by_key[name].quality["n_lost_parcels"] == never.sum()
+            assert by_key[name].quality.n_lost_parcels == never.sum()
             # Every frame that is left, though the only window takes 180 of 200.
             expected = np.corrcoef(rows[:, ~never].T) - np.eye((~never).sum())
             found = np.tanh(by_key[name].arrays["fc"][0])

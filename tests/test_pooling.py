@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from qualities import quality
 
 from bids_fmmtc.pooling import about_all, pooled
 from bids_fmmtc.recipe import Connectivity, Recipe
@@ -18,7 +19,7 @@ def run(key, n_windows, n_frames, seed):
     rng = np.random.default_rng(seed)
     fc = rng.normal(size=(n_windows, 5, 5)).astype(np.float32)
     arrays = {"fc": fc + fc.transpose(0, 2, 1), "brainlm": rng.normal(size=(n_windows, 7)).astype(np.float32)}
-    return Features(key, np.zeros((n_windows, 2), np.int32), arrays, {"n_frames_left": n_frames}, ALL.digest)
+    return Features(key, np.zeros((n_windows, 2), np.int32), arrays, quality(n_frames_left=n_frames), ALL.digest)
 
 
 runs = st.lists(st.tuples(st.integers(1, 5), st.integers(50, 900), st.integers(0, 99)), min_size=2, max_size=4).map(
@@ -29,7 +30,7 @@ runs = st.lists(st.tuples(st.integers(1, 5), st.integers(50, 900), st.integers(0
 @given(runs)
 def test_runs_weigh_as_many_frames_as_they_have(found):
     got = pooled("fc", found, ALL)
-    frames = np.array([r.quality["n_frames_left"] for r in found])
+    frames = np.array([r.quality.n_frames_left for r in found])
     expected = sum(n * r.arrays["fc"].mean(axis=0, dtype=np.float64) for n, r in zip(frames, found, strict=True))
     np.testing.assert_allclose(got.mean(axis=0), expected / frames.sum(), atol=1e-5)
     plain = np.concatenate([r.arrays["fc"] for r in found])

@@ -118,7 +118,7 @@ def test_features_written_are_features_read(task):
     again = read_features(record)
     np.testing.assert_array_equal(again.arrays["fc"], result.arrays["fc"])
     assert again.digest == result.digest
-    assert dict(again.quality) == json.loads(json.dumps(dict(result.quality)))
+    assert again.quality == result.quality
 
 
 def test_features_of_equal_digest_are_reused_and_others_are_not(task, monkeypatch):
@@ -203,10 +203,10 @@ def test_a_finished_recording_gives_the_same_features_from_its_stored_series(tas
     again = reopen(record, task.recipe, place.atlas.xyz)
     assert isinstance(again, SeriesSource)
     quality = stored.quality
-    assert quality["n_lost_parcels"] == 2
-    assert quality["n_dropped"] == 2
-    assert (quality["n_censored"] > 0) == (task.recipe.denoising.strategy == "scrubbing")
-    assert quality["padded"] == (task.recipe.windows is LONG)
+    assert quality.n_lost_parcels == 2
+    assert quality.n_dropped == 2
+    assert (quality.n_censored > 0) == (task.recipe.denoising.strategy == "scrubbing")
+    assert quality.padded == (task.recipe.windows is LONG)
     np.testing.assert_array_equal(again.windows, stored.windows)
     np.testing.assert_array_equal(again.frames, source.frames)
     np.testing.assert_array_equal(again.scaled, source.scaled)
@@ -323,7 +323,7 @@ def test_an_import_writes_what_an_image_does_and_says_so(imported):
     (row,) = report.recordings
     assert row.ok, row
     assert row["flags"] == ["imported_series"]
-    assert row["quality"]["mean_fd"] == pytest.approx(3 * 0.5 / 260, rel=1e-5)
+    assert row.quality.mean_fd == pytest.approx(3 * 0.5 / 260, rel=1e-5)
     func = imported.output / "sub-01" / "func"
     stem = "sub-01_task-rest_space-unknown_atlas-Demo"
     assert len([name for name in report.outputs if "_scans." not in name]) == 11  # a picture needs an image

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from qualities import quality
 
 from bids_fmmtc.plain import to_json
 from bids_fmmtc.rows import Report, Row, read_report
@@ -46,7 +47,7 @@ def test_success_is_a_complete_report_without_a_failure(report, succeeded):
 
 def test_rows_of_what_was_made():
     windows = np.array([[0, 5], [5, 10]], np.int32)
-    features = Features("k", windows, {}, {"flags": ["padded"]}, "d")
+    features = Features("k", windows, {}, quality(flags=("padded",)), "d")
     assert (Row.of("k", features).flags, Row.of("k", features).windows, Row.of("k", features).status) == (
         ("padded",),
         2,

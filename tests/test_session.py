@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from qualities import quality
 
 from bids_fmmtc import session
 from bids_fmmtc.dataset.store import read_table, write_json
@@ -34,8 +35,8 @@ def test_a_session_without_any_features_is_a_row_with_the_first_reason(task):
 
 def test_a_prediction_says_where_it_comes_from(task):
     place = Workplace(task)
-    quality = {"n_frames_in_windows": 100, "mean_fd": 0.2, "mean_coverage": 0.9, "n_frames_left": 120}
-    good = [Features(task.recordings[0].key, np.array([[0, 2], [2, 4]], np.int32), {}, quality, "d")]
+    own = quality(n_frames_in_windows=100, mean_fd=0.2, mean_coverage=0.9, n_frames_left=120)
+    good = [Features(task.recordings[0].key, np.array([[0, 2], [2, 4]], np.int32), {}, own, "d")]
     record = {"Key": good[0].key, "Status": "ok", "FeaturesSHA256": "0a"}
     write_json(place.layout.derivative(task.recordings[0], "features", ".json"), record)
     p = np.array([0.25, 0.75], np.float32)
@@ -54,7 +55,7 @@ def test_a_prediction_says_where_it_comes_from(task):
 
 def test_runs_of_one_session_must_agree_in_repetition_time():
     def features(key, tr):
-        return Features(key, np.array([[0, 2]], np.int32), {}, {"window_repetition_time": tr}, "d")
+        return Features(key, np.array([[0, 2]], np.int32), {}, quality(window_repetition_time=tr), "d")
 
     session._same_repetition_time([features("a", 2.0), features("b", 2.01)])
     with pytest.raises(RepetitionTimeError, match=r"a 2 s, b 2\.5 s"):

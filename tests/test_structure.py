@@ -17,7 +17,7 @@ PACKAGE = Path(bids_fmmtc.__file__).parent
 TESTS = Path(__file__).parent
 
 # Room -> rooms it may import. A room is a folder or a module; one not listed here fails the test.
-FOUNDATION = {"errors", "reading", "plain", "keys", "states", "types", "rows", "recipe", "pooling"}
+FOUNDATION = {"errors", "reading", "plain", "keys", "states", "quality", "types", "rows", "recipe", "pooling"}
 CORE = FOUNDATION | {"settings", "dataset", "signals", "modalities", "learning"}
 MAY_IMPORT = {
     "errors": set(),
@@ -25,8 +25,9 @@ MAY_IMPORT = {
     "plain": {"errors"},
     "keys": set(),
     "states": set(),
-    "types": {"keys"},
-    "rows": {"errors", "reading", "plain", "states", "types"},
+    "quality": {"errors", "plain"},
+    "types": {"keys", "quality"},
+    "rows": {"errors", "reading", "plain", "states", "quality", "types"},
     "recipe": {"errors", "reading", "plain"},
     "pooling": {"types", "recipe"},
     "settings": FOUNDATION,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from qualities import FAULTLESS
 
 from bids_fmmtc.plain import from_json, to_json
 from bids_fmmtc.types import Atlas, Failure, Features, Prediction, Recording, RoiSeries, Selection, Skipped
@@ -78,12 +79,12 @@ WINDOWS = np.array([[0, 5], [5, 10]], np.int32)
 
 def test_features_are_one_entry_a_window():
     good = {"fc": np.zeros((2, 3, 3), np.float32)}
-    assert Features("k", WINDOWS, good, {}, "d").arrays is good
+    assert Features("k", WINDOWS, good, FAULTLESS, "d").arrays is good
     with pytest.raises(ValueError, match="fc holds 1 windows, expected 2"):
-        Features("k", WINDOWS, {"fc": np.zeros((1, 3, 3), np.float32)}, {}, "d")
+        Features("k", WINDOWS, {"fc": np.zeros((1, 3, 3), np.float32)}, FAULTLESS, "d")
     for windows in (WINDOWS[:0], WINDOWS[0], np.zeros((2, 3), np.int32)):
         with pytest.raises(ValueError, match=r"\(W, 2\)"):
-            Features("k", windows, {}, {}, "d")
+            Features("k", windows, {}, FAULTLESS, "d")
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -91,7 +92,7 @@ def test_features_are_finite(bad):
     array = np.zeros((2, 3), np.float32)
     array[1, 2] = bad
     with pytest.raises(ValueError, match="fc holds values that are not finite"):
-        Features("k", WINDOWS, {"fc": array}, {}, "d")
+        Features("k", WINDOWS, {"fc": array}, FAULTLESS, "d")
 
 
 @pytest.mark.parametrize("p", [-0.01, 1.01, float("nan")])
@@ -119,7 +120,7 @@ def test_an_atlas_counts_the_rows_of_its_table():
         Failure("k", "s", "kind", "m"),
         Skipped("01", Path("p"), "r"),
         Selection(()),
-        Features("k", WINDOWS, {}, {}, "d"),
+        Features("k", WINDOWS, {}, FAULTLESS, "d"),
     ],
     ids=lambda v: type(v).__name__,
 )

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_fmmtc.errors import DataError, OutputError, UnreadableError, printable
+from bids_fmmtc.quality import read_quality
 from bids_fmmtc.reading import is_formula, read_object
 from bids_fmmtc.types import Features, Recording
 
@@ -312,7 +313,7 @@ def read_features(path: Path, record: Mapping[str, Any] | None = None) -> Featur
             )
         arrays = load(data)
         windows = arrays.pop("windows")
-        return Features(record["Key"], windows, arrays, record["Quality"], record["RecipeDigest"])
+        return Features(record["Key"], windows, arrays, read_quality(record), record["RecipeDigest"])
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         if isinstance(error, DataError):
             raise

@@ -1,16 +1,18 @@
 """Numbers that tell how far a recording can be trusted, and the flags they raise.
 
-A new quality number is one line in `measure`; a new flag one line in `FLAGS`.
+A new quality number is a field of `bids_fmmtc.quality.Quality` and a line in `measure`; a new flag one line in `FLAGS`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_fmmtc.quality import Quality
 from bids_fmmtc.signals.confounds import Confounds
 from bids_fmmtc.signals.denoise import Cleaned
 from bids_fmmtc.signals.parcellate import Parcellated
@@ -24,28 +26,25 @@ MANY_LOST = 0.05
 HIGH_FD_MM = 0.5  # a frame that moved this much
 TR_TOLERANCE = 0.01
 
-IMPORTED = "imported"  # the placement of series that came as a table: there was no image to place labels on
 BY_POSITION_DESPITE_NAMES = "position, though the header has other names"
 
-Quality = Mapping[str, Any]
-
 FLAGS: Mapping[str, Callable[[Quality], bool]] = {
-    "high_motion": lambda q: _above(q["mean_fd"], HIGH_MOTION_MM),
-    "motion_unknown": lambda q: q["mean_fd"] is None,
-    "few_minutes": lambda q: q["minutes_left"] < FEW_MINUTES,
-    "parcels_lost": lambda q: q["n_lost_parcels"] > MANY_LOST * q["n_parcels"],
-    "low_coverage": lambda q: q["n_low_coverage"] > MANY_LOST * q["n_parcels"],
-    "no_brain_mask": lambda q: not q["has_mask"] and q["placement"] != IMPORTED,
-    "space_affine": lambda q: q["placement"] == "affine",
-    "padded": lambda q: q["padded"],
-    "repetition_time_disagrees": lambda q: _disagrees(q["repetition_time"], q["header_repetition_time"]),
-    "repetition_time_from_header": lambda q: q.get("repetition_time_of") == "header",
-    "single_echo": lambda q: bool(q.get("single_echo")),
-    "places_disagree": lambda q: bool(q.get("places_disagree")),
-    "mask_thresholded": lambda q: bool(q.get("mask_thresholded")),
-    "imported_series": lambda q: q["placement"] == IMPORTED,
-    "frames_removed": lambda q: bool(q.get("frames_removed")),
-    "names_differ": lambda q: q.get("columns_matched") == BY_POSITION_DESPITE_NAMES,
+    "high_motion": lambda q: _above(q.mean_fd, HIGH_MOTION_MM),
+    "motion_unknown": lambda q: q.mean_fd is None,
+    "few_minutes": lambda q: q.minutes_left < FEW_MINUTES,
+    "parcels_lost": lambda q: q.n_lost_parcels > MANY_LOST * q.n_parcels,
+    "low_coverage": lambda q: q.n_low_coverage > MANY_LOST * q.n_parcels,
+    "no_brain_mask": lambda q: not q.has_mask and not q.imported,
+    "space_affine": lambda q: q.placement == "affine",
+    "padded": lambda q: q.padded,
+    "repetition_time_disagrees": lambda q: _disagrees(q.repetition_time, q.header_repetition_time),
+    "repetition_time_from_header": lambda q: q.repetition_time_of == "header",
+    "single_echo": lambda q: bool(q.single_echo),
+    "places_disagree": lambda q: bool(q.places_disagree),
+    "mask_thresholded": lambda q: bool(q.mask_thresholded),
+    "imported_series": lambda q: q.imported,
+    "frames_removed": lambda q: bool(q.frames_removed),
+    "names_differ": lambda q: q.columns_matched == BY_POSITION_DESPITE_NAMES,
 }
 
 
@@ -59,8 +58,8 @@ def measure(
     has_mask: bool,
     header_tr: float | None,
     **more: Any,
-) -> dict[str, Any]:
-    """Gather the quality numbers of one recording, JSON-ready (None where unknown).
+) -> Quality:
+    """Gather the quality numbers of one recording, and the flags they raise.
 
     Parameters
     ----------
@@ -71,52 +70,39 @@ def measure(
     has_mask, header_tr
         Whether there is a brain mask; repetition time in the image's header.
     more
-        What else is known, JSON-ready; rules over the numbers computed here.
-
-    Returns
-    -------
-    dict
-        ``n_frames``, ``n_dropped`` (non-steady-state), ``n_censored``; ``n_frames_left`` and ``minutes_left``, what
-        dropping and censoring leave of the recording's own frames, before resampling and windowing;
-        ``n_frames_in_windows``, the distinct frames that windows cover, ``window_repetition_time`` s apart (the
-        target when frames were resampled, else ``repetition_time``); ``repetition_time`` (the recording's own) and
-        ``header_repetition_time`` in s; ``mean_fd``, ``max_fd`` in mm and ``share_high_fd``
-        over all frames but dropped ones (Power's framewise displacement); ``mean_std_dvars`` (fMRIPrep's
-        standardised DVARS); ``tsnr`` (median over labelled voxels); ``mean_coverage``, ``least_coverage``,
-        ``n_low_coverage``, ``n_lost_parcels``, ``n_parcels``; and ``flags``.
+        What else is known; rules over the numbers computed here.
     """
     series = raw.series
     fd = None if confounds is None else confounds.framewise_displacement
     dvars = None if confounds is None else confounds.column("std_dvars")
     used = slice(cleaned.n_dropped, None)
     left = int(cleaned.keep.sum())
-    numbers: dict[str, Any] = {
-        "n_frames": len(series.values),
-        "n_dropped": cleaned.n_dropped,
-        "n_censored": cleaned.n_censored,
-        "n_frames_left": left,
-        "minutes_left": _number(left * series.repetition_time / 60),
-        "n_frames_in_windows": frames.n_in_windows,
-        "window_repetition_time": float(frames.repetition_time),
-        "repetition_time": series.repetition_time,
-        "header_repetition_time": header_tr,
-        "mean_fd": _reduce(np.nanmean, fd, used),
-        "max_fd": _reduce(np.nanmax, fd, used),
-        "share_high_fd": _reduce(lambda v: np.mean(v[~np.isnan(v)] > HIGH_FD_MM), fd, used),
-        "mean_std_dvars": _reduce(np.nanmean, dvars, used),
-        "tsnr": _number(raw.tsnr),
-        "mean_coverage": _number(float(series.coverage.mean())),
-        "least_coverage": _number(float(series.coverage.min())),
-        "n_low_coverage": int((series.coverage < LOW_COVERAGE).sum()),
-        "n_lost_parcels": int(series.lost.sum()),
-        "n_parcels": series.values.shape[1],
-        "placement": placement,
-        "has_mask": has_mask,
-        "padded": frames.padded,
-        **more,
-    }
-    numbers["flags"] = [name for name, raised in FLAGS.items() if raised(numbers)]
-    return numbers
+    numbers = Quality(
+        n_frames=len(series.values),
+        n_dropped=cleaned.n_dropped,
+        n_censored=cleaned.n_censored,
+        n_frames_left=left,
+        minutes_left=_digits(left * series.repetition_time / 60),
+        n_frames_in_windows=frames.n_in_windows,
+        window_repetition_time=float(frames.repetition_time),
+        repetition_time=series.repetition_time,
+        header_repetition_time=header_tr,
+        mean_fd=_reduce(np.nanmean, fd, used),
+        max_fd=_reduce(np.nanmax, fd, used),
+        share_high_fd=_reduce(lambda v: np.mean(v[~np.isnan(v)] > HIGH_FD_MM), fd, used),
+        mean_std_dvars=_reduce(np.nanmean, dvars, used),
+        tsnr=_number(raw.tsnr),
+        mean_coverage=_digits(float(series.coverage.mean())),
+        least_coverage=_digits(float(series.coverage.min())),
+        n_low_coverage=int((series.coverage < LOW_COVERAGE).sum()),
+        n_lost_parcels=int(series.lost.sum()),
+        n_parcels=series.values.shape[1],
+        placement=placement,
+        has_mask=has_mask,
+        padded=frames.padded,
+    )
+    known = replace(numbers, **more)
+    return replace(known, flags=tuple(name for name, raised in FLAGS.items() if raised(known)))
 
 
 def frame_table(
@@ -152,8 +138,12 @@ def _reduce(how: Callable[[NDArray[np.float64]], Any], column: NDArray[np.float6
 
 
 def _number(value: float) -> float | None:
+    return _digits(value) if np.isfinite(value) else None
+
+
+def _digits(value: float) -> float:
     """Six significant digits: what a table shows is what a file holds."""
-    return float(f"{value:.6g}") if np.isfinite(value) else None
+    return float(f"{value:.6g}")
 
 
 def _above(value: float | None, limit: float) -> bool:

@@ -16,12 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_fmmtc.errors import ConfoundsError, DataError, ShortRecordingError
+from bids_fmmtc.quality import IMPORTED, Quality
 from bids_fmmtc.recipe import Denoising, Recipe
 from bids_fmmtc.signals.confounds import Confounds
 from bids_fmmtc.signals.denoise import Cleaned
 from bids_fmmtc.signals.parcellate import Parcellated
 from bids_fmmtc.signals.parcels import Table, match_columns, read_series
-from bids_fmmtc.signals.quality import IMPORTED, measure
+from bids_fmmtc.signals.quality import measure
 from bids_fmmtc.signals.source import Opened, refuse_lost
 from bids_fmmtc.types import Atlas, Float32, Recording, RoiSeries
 
@@ -122,7 +123,7 @@ class SeriesSource(Opened):
         xyz: Float32,
         recipe: Recipe,
         *,
-        quality: Mapping[str, Any] | None = None,
+        quality: Quality | None = None,
         motion: Confounds | None = None,
         more: Mapping[str, Any] = _NOTHING,
     ) -> None:
@@ -171,10 +172,10 @@ class SeriesSource(Opened):
         return Cleaned(values, keep, 0, int((~keep).sum()), ())
 
     @cached_property
-    def quality(self) -> dict[str, Any]:
+    def quality(self) -> Quality:
         """Quality numbers and flags; a recording that was measured before keeps its own."""
         if self._measured is not None:
-            return dict(self._measured)
+            return self._measured
         n_voxels = np.zeros(self.series.values.shape[1], np.int64)
         raw = Parcellated(self.series, n_voxels, float("nan"))
         return measure(
@@ -227,7 +228,7 @@ def import_source(
     more = {
         "frames_removed": removed,
         "columns_matched": columns.matched,
-        "columns_left_out": [*table.left_out, *columns.left_out],
+        "columns_left_out": (*table.left_out, *columns.left_out),
     }
     if (motion is None or motion.framewise_displacement is None) and told.get("mean_fd") is not None:
         more["mean_fd"] = told["mean_fd"]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_fmmtc.errors import ConfoundsError, CoverageError, DataError, RepetitionTimeError, SpaceError
+from bids_fmmtc.quality import Quality
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.signals.atlas import LabelGrid, labels_on_grid
 from bids_fmmtc.signals.confounds import Confounds, read_confounds
@@ -87,7 +88,7 @@ class Opened(ABC):
 
     @property
     @abstractmethod
-    def quality(self) -> dict[str, Any]:
+    def quality(self) -> Quality:
         """Quality numbers and flags."""
 
     @property
@@ -317,7 +318,7 @@ class Source(Opened):
         return self.atlas.xyz
 
     @cached_property
-    def quality(self) -> dict[str, Any]:
+    def quality(self) -> Quality:
         """Quality numbers and flags."""
         return measure(
             self.raw,

@@ -1,14 +1,16 @@
 """Output datasets of ours with small features, written by the functions that the participant level uses."""
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from qualities import FAULTLESS
 
 from bids_fmmtc.dataset.derivatives import sidecars
 from bids_fmmtc.dataset.derivatives.describe import prepare_dataset
 from bids_fmmtc.dataset.derivatives.scans import write_scans
-from bids_fmmtc.dataset.derivatives.sidecars import QUALITY_COLUMNS, Context, Links
+from bids_fmmtc.dataset.derivatives.sidecars import Context, Links
 from bids_fmmtc.dataset.store import Layout, read_record, write_features, write_json, write_table
 from bids_fmmtc.keys import Key
 from bids_fmmtc.recipe import AtlasSpec, ModalitySpec, Recipe
@@ -31,8 +33,6 @@ ATLAS = Atlas(
 RECIPE = Recipe(
     atlas=AtlasSpec("Tiny", "0" * 64, R), modalities=(ModalitySpec("brainlm", "1" * 64), ModalitySpec("fc"))
 )
-NUMBERS = dict.fromkeys(QUALITY_COLUMNS, 1) | {"repetition_time": 2.0, "window_repetition_time": 2.0, "mean_fd": 0.1}
-NUMBERS |= {"placement": "same", "mean_coverage": 0.9, "n_frames_in_windows": 200, "flags": []}
 
 
 def recording(key, space="S"):
@@ -67,7 +67,7 @@ class Output:
             "fc": rng.standard_normal((windows, R, R)).astype(np.float32),
         }
         spans = np.array([[i * 200, i * 200 + 200] for i in range(windows)], np.int32)
-        numbers = NUMBERS | quality
+        numbers = replace(FAULTLESS, **quality)
         features = Features(key, spans, arrays, numbers, self.recipe.digest)
         about = Context(recording(key, space), ATLAS, self.recipe, Links(self.root, {}), numbers)
         path = self.layout.derivative(recording(key, space), "features", ".safetensors")
@@ -99,7 +99,7 @@ class Output:
             label = "responder" if probability >= 0.5 else "non-responder"
             found = Prediction(key, probability, windows, 0.5, label, None, tuple(flags), digest)
         qc = failure or ",".join(flags) or "ok"
-        row = sidecars.prediction_row(subject, session, found, [NUMBERS], qc)
+        row = sidecars.prediction_row(subject, session, found, [FAULTLESS], qc)
         columns = [c for c in sidecars.PREDICTION_COLUMNS if c != "session_id" or session is not None]
         table = self.layout.prediction(subject, session, key, ".tsv")
         write_table(table, columns, [row])

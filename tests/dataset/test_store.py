@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from patience import patience
 from PIL import Image
+from qualities import FAULTLESS
 
 from bids_fmmtc.dataset import store
 from bids_fmmtc.dataset.store import (
@@ -255,7 +256,7 @@ def stored(tmp_path):
     """Features on disk with the record beside them."""
     rng = np.random.default_rng(0)
     arrays = {"fc": rng.standard_normal((2, 3, 3)).astype(np.float32), "brainlm": np.zeros((2, 5), np.float32)}
-    features = Features("k", np.array([[0, 5], [5, 10]], np.int32), arrays, {"flags": []}, "digest")
+    features = Features("k", np.array([[0, 5], [5, 10]], np.int32), arrays, FAULTLESS, "digest")
     sha256 = write_features(tmp_path / "x_features.safetensors", features)
     path = tmp_path / "x_features.json"
     record = {"Key": "k", "Status": "ok", "FeaturesSHA256": sha256, "Quality": {"flags": []}, "RecipeDigest": "digest"}
@@ -283,7 +284,7 @@ def test_the_same_features_are_the_same_bytes(stored, tmp_path):
 
 def test_an_array_that_is_not_contiguous_is_stored_right(stored, tmp_path):
     features, path = stored
-    turned = Features("k", features.windows, {"fc": features.arrays["fc"].transpose(0, 2, 1)}, {}, "d")
+    turned = Features("k", features.windows, {"fc": features.arrays["fc"].transpose(0, 2, 1)}, FAULTLESS, "d")
     record = json.loads(path.read_text())
     record["FeaturesSHA256"] = write_features(path.with_suffix(".safetensors"), turned)
     write_json(path, record)

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import torch
+from qualities import FAULTLESS
 
 from bids_fmmtc.learning.bundle.head import build_head
 from bids_fmmtc.learning.bundle.load import rendered
@@ -73,7 +74,7 @@ def features(bundle, windows=3, seed=0, **changes):
         "unused": np.zeros((windows, 1), np.float32),
     }
     bounds = np.stack([np.arange(windows) * 10, np.arange(windows) * 10 + 10], axis=1).astype(np.int32)
-    given = {"key": f"sub-1_run-{seed}", "windows": bounds, "arrays": arrays, "quality": {"tsnr": 50.0}}
+    given = {"key": f"sub-1_run-{seed}", "windows": bounds, "arrays": arrays, "quality": FAULTLESS}
     return Features(**{**given, "digest": bundle.recipe.digest, **changes})
 
 

@@ -218,9 +218,9 @@ def test_recordings_unlike_those_of_training_are_flagged():
     cohort = planted.cohort(20, seed=3)
     reference = fit_reference([q for runs in cohort.quality for q in runs])
     like = planted.cohort(1, seed=4).quality[0][0]
-    assert reference_flags(like, reference) == ()
+    assert reference_flags(like.value, reference) == ()
     for name, value in (("repetition_time", 0.8), ("n_frames_left", 60), ("mean_coverage", 0.6)):
-        assert reference_flags({**like, name: value}, reference) == (f"outside_reference:{name}",)
+        assert reference_flags(replace(like, **{name: value}).value, reference) == (f"outside_reference:{name}",)
 
 
 # nothing that is decided has seen the test part

@@ -76,7 +76,9 @@ def write_recording(root, key="sub-01_task-rest", *, carpet=True, networks=NETWO
         "Sources": [f"bids:in:{key}_bold.nii.gz"], "WindowOnsets": [[0, 40], [20, 60], [40, 80]],
         "Quality": {"n_frames": T, "n_dropped": 0, "n_censored": 1, "n_frames_left": T - 1, "minutes_left": 1.97,
                     "repetition_time": TR, "mean_fd": 0.7, "max_fd": 1.28, "share_high_fd": 0.63, "tsnr": 51.2,
-                    "mean_coverage": 0.71, "n_lost_parcels": 1, "n_parcels": R, "placement": "same",
+                    "mean_coverage": 0.71, "least_coverage": 0.0, "n_low_coverage": 2, "n_lost_parcels": 1,
+                    "n_frames_in_windows": T - 1, "window_repetition_time": TR, "padded": False, "n_parcels": R,
+                    "placement": "same", "has_mask": True,
                     "flags": ["high_motion", "few_minutes"], **(quality or {})},
     }  # fmt: skip
     write_json(func / f"{stem}_features.json", record)

@@ -3,9 +3,11 @@ import json
 import numpy as np
 import pytest
 
+from bids_fmmtc.plain import to_json
+from bids_fmmtc.quality import IMPORTED, read_quality
 from bids_fmmtc.signals.denoise import Cleaned, Confounds
 from bids_fmmtc.signals.parcellate import Parcellated
-from bids_fmmtc.signals.quality import BY_POSITION_DESPITE_NAMES, FLAGS, IMPORTED, frame_table, measure
+from bids_fmmtc.signals.quality import BY_POSITION_DESPITE_NAMES, FLAGS, frame_table, measure
 from bids_fmmtc.signals.windows import Frames
 from bids_fmmtc.types import RoiSeries
 
@@ -55,7 +57,7 @@ RAISED = {
 
 
 def test_a_faultless_recording_raises_no_flag():
-    assert facts()["flags"] == []
+    assert facts().flags == ()
 
 
 def test_every_flag_is_tried():
@@ -65,70 +67,70 @@ def test_every_flag_is_tried():
 @pytest.mark.parametrize("flag", FLAGS)
 def test_flag_is_raised_beyond_its_limit_and_not_at_it(flag):
     raised, quiet = RAISED[flag]
-    assert facts(**raised)["flags"] == [flag]
-    assert facts(**quiet)["flags"] == []
+    assert facts(**raised).flags == (flag,)
+    assert facts(**quiet).flags == ()
 
 
 def test_a_header_without_repetition_time_disagrees_with_nothing():
-    assert facts(header_tr=None)["flags"] == []
-    assert facts(header_tr=1.0)["flags"] == ["repetition_time_disagrees"]
+    assert facts(header_tr=None).flags == ()
+    assert facts(header_tr=1.0).flags == ("repetition_time_disagrees",)
 
 
 def test_coverage_of_exactly_half_is_not_low():
-    assert facts(coverage=0.5)["n_low_coverage"] == 0
-    assert facts(coverage=0.499)["n_low_coverage"] == R
+    assert facts(coverage=0.5).n_low_coverage == 0
+    assert facts(coverage=0.499).n_low_coverage == R
 
 
 def test_minutes_count_the_frames_that_are_left():
     q = facts(dropped=10, censored=range(50, 91))
-    assert (q["n_frames"], q["n_dropped"], q["n_censored"], q["n_frames_left"]) == (200, 10, 41, 149)
-    assert q["minutes_left"] == pytest.approx(149 * 2 / 60, rel=1e-5)
-    assert q["flags"] == ["few_minutes"]
+    assert (q.n_frames, q.n_dropped, q.n_censored, q.n_frames_left) == (200, 10, 41, 149)
+    assert q.minutes_left == pytest.approx(149 * 2 / 60, rel=1e-5)
+    assert q.flags == ("few_minutes",)
 
 
 def test_windows_have_frames_and_a_repetition_time_of_their_own():
     q = facts(dropped=10)
-    assert (q["n_frames_left"], q["n_frames_in_windows"], q["window_repetition_time"]) == (190, 160, 2.0)
+    assert (q.n_frames_left, q.n_frames_in_windows, q.window_repetition_time) == (190, 160, 2.0)
     q = facts(target=0.72)
-    assert (q["repetition_time"], q["window_repetition_time"], q["n_frames_in_windows"]) == (2.0, 0.72, 160)
-    assert q["minutes_left"] == pytest.approx(200 * 2 / 60, rel=1e-5)  # of the recording's own frames
+    assert (q.repetition_time, q.window_repetition_time, q.n_frames_in_windows) == (2.0, 0.72, 160)
+    assert q.minutes_left == pytest.approx(200 * 2 / 60, rel=1e-5)  # of the recording's own frames
 
 
 def test_motion_is_of_all_frames_but_dropped_ones():
     fd = np.full(N, 0.2)
     fd[0], fd[1], fd[2], fd[3], fd[100] = np.nan, 9, 9, np.nan, 0.8
     q = facts(fd=fd, dropped=3, censored=[100])
-    assert q["max_fd"] == 0.8
-    assert q["mean_fd"] == pytest.approx((195 * 0.2 + 0.8) / 196, rel=1e-5)
-    assert q["share_high_fd"] == pytest.approx(1 / 196, rel=1e-5)
+    assert q.max_fd == 0.8
+    assert q.mean_fd == pytest.approx((195 * 0.2 + 0.8) / 196, rel=1e-5)
+    assert q.share_high_fd == pytest.approx(1 / 196, rel=1e-5)
 
 
 def test_a_frame_at_half_a_millimetre_is_not_high():
-    assert facts(fd=0.5)["share_high_fd"] == 0
-    assert facts(fd=0.5001)["share_high_fd"] == 1
+    assert facts(fd=0.5).share_high_fd == 0
+    assert facts(fd=0.5001).share_high_fd == 1
 
 
 def test_other_numbers():
     q = facts(lost=3, n_low=2, coverage=0.9, dvars=1.25, tsnr=123.456789)
-    assert (q["n_lost_parcels"], q["n_low_coverage"], q["n_parcels"]) == (3, 2, R)
-    assert q["least_coverage"] == 0.4
-    assert q["mean_coverage"] == pytest.approx((2 * 0.4 + 98 * 0.9) / 100, rel=1e-5)
-    assert q["mean_std_dvars"] == 1.25
-    assert q["tsnr"] == 123.457
-    assert (q["repetition_time"], q["header_repetition_time"], q["placement"]) == (2.0, 2.0, "same")
+    assert (q.n_lost_parcels, q.n_low_coverage, q.n_parcels) == (3, 2, R)
+    assert q.least_coverage == 0.4
+    assert q.mean_coverage == pytest.approx((2 * 0.4 + 98 * 0.9) / 100, rel=1e-5)
+    assert q.mean_std_dvars == 1.25
+    assert q.tsnr == 123.457
+    assert (q.repetition_time, q.header_repetition_time, q.placement) == (2.0, 2.0, "same")
 
 
 def test_what_else_is_known_rules_and_raises_flags():
     q = facts(fd=None, mean_fd=0.6, tsnr=float("nan"))
-    assert (q["mean_fd"], q["max_fd"]) == (0.6, None)
-    assert q["flags"] == ["high_motion"]
+    assert (q.mean_fd, q.max_fd) == (0.6, None)
+    assert q.flags == ("high_motion",)
 
 
 def test_a_table_without_motion():
     table = Confounds("x", ("csf",), np.ones((N, 1)))
     q = facts(confounds=table)
-    assert q["mean_fd"] is q["max_fd"] is q["share_high_fd"] is q["mean_std_dvars"] is None
-    assert q["flags"] == ["motion_unknown"]
+    assert q.mean_fd is q.max_fd is q.share_high_fd is q.mean_std_dvars is None
+    assert q.flags == ("motion_unknown",)
 
 
 @pytest.mark.parametrize(
@@ -148,8 +150,10 @@ def test_a_table_without_motion():
 )
 def test_every_number_is_strict_json(change):
     q = facts(**change)
-    assert json.loads(json.dumps(q, allow_nan=False)) == q
-    assert all(v is None or type(v) in (int, float, bool, str, list) for v in q.values())
+    stored = to_json(q)
+    assert json.loads(json.dumps(stored, allow_nan=False)) == stored
+    assert read_quality({"Quality": stored}) == q
+    assert all(v is None or type(v) in (int, float, bool, str, list) for v in stored.values())
 
 
 def test_every_frame_has_a_row():

@@ -5,10 +5,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from qualities import quality
 
 from bids_fmmtc.dataset.store import write_array, write_table
 from bids_fmmtc.errors import ConfoundsError, CoverageError, DataError, ShortRecordingError
 from bids_fmmtc.modalities import load_modality
+from bids_fmmtc.plain import to_json
+from bids_fmmtc.quality import read_quality
 from bids_fmmtc.recipe import Recipe, Windows
 from bids_fmmtc.signals.parcels import Table, parcel_atlas, read_series
 from bids_fmmtc.signals.series import SeriesSource, import_source, on_all_frames, without_holes
@@ -131,7 +134,7 @@ def test_no_window_crosses_a_censored_frame():
     assert source.windows.tolist() == [[0, 10], [15, 25], [25, 35]]
     assert source.window_onsets[1].tolist() == [32, 52]  # frame 16
     np.testing.assert_array_equal(source.frames[15:25], data[16:26])
-    assert (source.quality["n_censored"], source.quality["n_frames_left"]) == (1, N - 1)
+    assert (source.quality.n_censored, source.quality.n_frames_left) == (1, N - 1)
 
 
 def test_resampling_is_the_recipes():
@@ -139,7 +142,7 @@ def test_resampling_is_the_recipes():
     source = opened(values(), recipe)
     assert source.cut.repetition_time == 1.0
     assert len(source.windows) == 7
-    assert source.quality["window_repetition_time"] == 1.0
+    assert source.quality.window_repetition_time == 1.0
 
 
 def test_short_series_are_refused_or_extended_as_the_recipe_says():
@@ -147,7 +150,7 @@ def test_short_series_are_refused_or_extended_as_the_recipe_says():
         _ = opened(values(8)).windows
     source = opened(values(8), Recipe(windows=Windows(10, 10, "reflect", 5)))
     assert source.windows.tolist() == [[0, 10]]
-    assert "padded" in source.quality["flags"]
+    assert "padded" in source.quality.flags
 
 
 def test_too_many_lost_parcels_are_refused():
@@ -161,14 +164,15 @@ def test_too_many_lost_parcels_are_refused():
 
 def test_quality_says_what_is_not_known():
     quality = opened(values()).quality
-    assert json.loads(json.dumps(quality, allow_nan=False)) == quality
-    assert quality["flags"] == ["motion_unknown", "few_minutes", "imported_series"]
-    assert (quality["tsnr"], quality["header_repetition_time"], quality["mean_coverage"]) == (None, None, 1.0)
-    assert quality["placement"] == "imported"
+    assert read_quality({"Quality": json.loads(json.dumps(to_json(quality), allow_nan=False))}) == quality
+    assert quality.flags == ("motion_unknown", "few_minutes", "imported_series")
+    assert (quality.tsnr, quality.header_repetition_time, quality.mean_coverage) == (None, None, 1.0)
+    assert quality.placement == "imported"
 
 
 def test_a_recording_measured_before_keeps_its_quality():
-    assert opened(values(), quality={"flags": ["x"]}).quality == {"flags": ["x"]}
+    own = quality(flags=("x",))
+    assert opened(values(), quality=own).quality is own
 
 
 # import
@@ -199,16 +203,16 @@ def test_parcels_come_in_the_order_of_the_atlas(imported):
     source = imported(data, ["GlobSig", *reversed(NAMES)])
     np.testing.assert_array_equal(source.cleaned.values, data[:, :0:-1])
     np.testing.assert_array_equal(source.xyz, ATLAS.xyz)
-    assert (source.quality["columns_matched"], source.quality["columns_left_out"]) == ("name", ["GlobSig"])
+    assert (source.quality.columns_matched, source.quality.columns_left_out) == ("name", ("GlobSig",))
     assert source.key == "sub-1_task-rest"
 
 
 def test_motion_is_taken_from_the_table_beside_it(imported):
     fd = [None, *[0.6] * (N - 1)]
     source = imported(values(), motion=fd)
-    assert source.quality["mean_fd"] == 0.6
-    assert "high_motion" in source.quality["flags"]
-    assert not source.quality["frames_removed"]
+    assert source.quality.mean_fd == 0.6
+    assert "high_motion" in source.quality.flags
+    assert not source.quality.frames_removed
 
 
 @pytest.mark.parametrize(
@@ -216,7 +220,7 @@ def test_motion_is_taken_from_the_table_beside_it(imported):
 )
 def test_frames_that_went_missing_raise_a_flag(imported, n_motion, skipped, removed):
     source = imported(values(), motion=[0.1] * n_motion, told=NOTHING | {"n_skipped": skipped})
-    assert ("frames_removed" in source.quality["flags"]) == removed
+    assert ("frames_removed" in source.quality.flags) == removed
 
 
 def test_motion_of_fewer_frames_is_that_of_another_recording(imported):
@@ -226,8 +230,8 @@ def test_motion_of_fewer_frames_is_that_of_another_recording(imported):
 
 def test_sidecars_tell_motion_and_scrubbing_where_no_table_does(imported):
     quality = imported(values(), told=NOTHING | {"mean_fd": 0.3, "n_scrubbed": 4.0}).quality
-    assert (quality["mean_fd"], quality["frames_removed"]) == (0.3, True)
-    assert "motion_unknown" not in quality["flags"]
+    assert (quality.mean_fd, quality.frames_removed) == (0.3, True)
+    assert "motion_unknown" not in quality.flags
 
 
 def test_frames_with_their_place_told_by_outliers_are_not_missing(imported):
@@ -235,10 +239,10 @@ def test_frames_with_their_place_told_by_outliers_are_not_missing(imported):
     marked[[4, 5, 20]] = True
     source = imported(values()[~marked], motion=[0.2] * N, marked=marked, told=NOTHING | {"n_scrubbed": 3.0})
     np.testing.assert_array_equal(source.cleaned.keep, ~marked)
-    assert not source.quality["frames_removed"]
-    assert source.quality["n_frames"] == N
+    assert not source.quality.frames_removed
+    assert source.quality.n_frames == N
 
 
 def test_a_recipe_that_requires_confounds_does_not_stop_an_import(imported):
     assert RECIPE.denoising.require_confounds
-    assert "motion_unknown" in imported(values()).quality["flags"]
+    assert "motion_unknown" in imported(values()).quality.flags

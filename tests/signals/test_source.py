@@ -85,9 +85,9 @@ def test_what_a_real_recording_gives(taken_as_one):
     assert source.xyz.shape == (424, 3)
     quality = source.quality
     assert json.loads(json.dumps(quality, allow_nan=False)) == quality
-    assert quality["flags"] == ["space_affine"]
-    assert (quality["n_frames"], quality["n_lost_parcels"], quality["minutes_left"]) == (260, 2, 6.5)
-    assert 10 < quality["tsnr"] < 500
+    assert quality.flags == ["space_affine"]
+    assert (quality.n_frames, quality.n_lost_parcels, quality.minutes_left) == (260, 2, 6.5)
+    assert 10 < quality.tsnr < 500
 
 
 def test_the_packaged_warp_serves_a_real_recording(devfix_recording, a424, taken_as_one):
@@ -96,7 +96,7 @@ def test_the_packaged_warp_serves_a_real_recording(devfix_recording, a424, taken
     values = source.raw.series.values
     assert values.shape == (260, 424)
     assert source.lost.sum() <= 4
-    assert "space_affine" not in source.quality["flags"]
+    assert "space_affine" not in source.quality.flags
     both = ~(source.lost | taken_as_one.lost)
     one, two = values[:, both], taken_as_one.raw.series.values[:, both]
     r = [np.corrcoef(a, b)[0, 1] for a, b in zip(one.T, two.T, strict=True)]
@@ -201,8 +201,8 @@ def test_voxels_outside_the_mask_do_not_count(tiny):
 def test_without_a_mask_every_labelled_voxel_counts_and_a_flag_tells(tiny):
     source = tiny(mask=False)
     assert (source.raw.series.coverage == 1).all()
-    assert "no_brain_mask" in source.quality["flags"]
-    assert "no_brain_mask" not in tiny().quality["flags"]
+    assert "no_brain_mask" in source.quality.flags
+    assert "no_brain_mask" not in tiny().quality.flags
 
 
 @pytest.mark.parametrize(("most", "fails"), [(0.25, False), (0.24, True), (0.0, True)])
@@ -231,11 +231,11 @@ def test_an_image_that_never_changes_is_refused(tiny):
 def test_windows_know_their_place_in_the_recording(tiny):
     source = tiny()
     assert source.window_onsets.tolist() == [[0, 20], [20, 40], [40, 60]]
-    assert (source.quality["n_frames_in_windows"], source.quality["window_repetition_time"]) == (30, 2.0)
+    assert (source.quality.n_frames_in_windows, source.quality.window_repetition_time) == (30, 2.0)
     source = tiny(Recipe(windows=Windows(10, 10, short_least=5), target_repetition_time=1.0))
     assert source.window_onsets[-1].tolist() == [40, 50]
     quality = source.quality
-    assert (quality["n_frames_left"], quality["n_frames_in_windows"], quality["window_repetition_time"]) == (30, 50, 1)
+    assert (quality.n_frames_left, quality.n_frames_in_windows, quality.window_repetition_time) == (30, 50, 1)
 
 
 @pytest.mark.parametrize("name", ["high_pass", "low_pass"])
@@ -262,7 +262,7 @@ def test_where_the_repetition_time_comes_from(tiny, sidecar, header, expected, f
     source = tiny(header_tr=header, repetition_time=sidecar)
     assert source.repetition_time == expected
     assert source.raw.series.repetition_time == expected
-    assert ("repetition_time_disagrees" in source.quality["flags"]) == flagged
+    assert ("repetition_time_disagrees" in source.quality.flags) == flagged
 
 
 def test_no_repetition_time_anywhere(tiny):
@@ -279,7 +279,7 @@ def test_confounds_are_required_unless_the_recipe_says_no(tiny):
     recipe = Recipe(windows=Windows(10, 10, short_least=5), denoising=Denoising(require_confounds=False))
     source = tiny(recipe, confounds=False)
     assert source.confounds is None
-    assert "motion_unknown" in source.quality["flags"]
+    assert "motion_unknown" in source.quality.flags
     assert source.windows.shape == (3, 2)
 
 

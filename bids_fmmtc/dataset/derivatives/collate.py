@@ -14,7 +14,8 @@ from typing import Any
 
 from bids_fmmtc.dataset.derivatives.describe import NOT_A_DEVICE, PAPER
 from bids_fmmtc.dataset.derivatives.records import Record, attempts_note, gather, mixed_versions
-from bids_fmmtc.dataset.derivatives.sidecars import PREDICTION_COLUMNS, QUALITY_COLUMNS, SCANS_COLUMNS
+from bids_fmmtc.dataset.derivatives.scans import shown
+from bids_fmmtc.dataset.derivatives.sidecars import PREDICTION_COLUMNS, SCANS_COLUMNS
 from bids_fmmtc.dataset.derivatives.standing import attempt_reason
 from bids_fmmtc.dataset.folders import func_files, list_participants
 from bids_fmmtc.dataset.naming import natural, padded_otherwise, some, told_padding
@@ -22,6 +23,7 @@ from bids_fmmtc.dataset.store import MISSING, read_record, read_table, remove, w
 from bids_fmmtc.dataset.tables import PARTICIPANTS, read_people
 from bids_fmmtc.errors import DataError, FmmtcError
 from bids_fmmtc.keys import Key
+from bids_fmmtc.quality import quality_in
 from bids_fmmtc.states import MEANINGS, RecordingState, State
 
 PREDICTIONS = "desc-fmmtc_predictions"
@@ -368,9 +370,7 @@ def _write_quality(root: Path, records: Sequence[Record]) -> list[str]:
         if record.problem:
             row["fmmtc_reason"] = _reason(record)
         if record.state is not RecordingState.FAILED:
-            quality = record.content.get("Quality", {})
-            row |= {f"fmmtc_{name}": quality.get(name) for name in QUALITY_COLUMNS}
-            row["fmmtc_flags"] = quality.get("flags")
+            row |= shown(quality_in(record.content))
         rows.append(row)
     about = {"Description": "State and quality of every recording; whole participants where none was found."}
     return _write(root, QUALITY, about, QUALITY_TABLE, rows)

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bids_fmmtc.dataset.derivatives.sidecars import QUALITY_COLUMNS, SCANS_COLUMNS, failed_record
+from bids_fmmtc.dataset.derivatives.sidecars import SCANS_COLUMNS, failed_record
 from bids_fmmtc.dataset.derivatives.standing import Standing, attempt_reason, find_standing, stale_reason
 from bids_fmmtc.dataset.store import Layout, read_record, read_table, remove, write_json, write_table
 from bids_fmmtc.keys import Key
+from bids_fmmtc.quality import COLUMNS, Quality, quality_in
 from bids_fmmtc.rows import Row
 from bids_fmmtc.settings import Task
 from bids_fmmtc.states import RecordingState
@@ -51,7 +52,7 @@ def write_scans(task: Task, rows: Sequence[Row], layout: Layout) -> Written:
         record = _record_file(key, recording, session, layout, task.subject)
         if row.failure is None:
             _forget_others(key, record, layout, of_failures_only=False)
-            about = {"fmmtc_status": "ok", "fmmtc_flags": row.flags, **_shown(row.quality or {})}
+            about = {"fmmtc_status": "ok", **shown(row.quality)}
             _add(tables, record, layout, task.subject, about)
         else:
             standing = find_standing(key, recording, layout, layout.folder(task.subject, session), task.recipe)
@@ -89,16 +90,17 @@ def _note(
 
 def standing_row(content: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of a recording by its record alone: state, reasons, quality."""
-    quality = content.get("Quality", {})
-    row = {"fmmtc_status": content.get("Status"), "fmmtc_flags": quality.get("flags"), **_shown(quality)}
+    row = {"fmmtc_status": content.get("Status"), **shown(quality_in(content))}
     row["fmmtc_last_attempt"] = attempt_reason(content) or None
     if content.get("Status") == RecordingState.STALE:
         row["fmmtc_reason"] = stale_reason(content)
     return row
 
 
-def _shown(quality: Mapping[str, Any]) -> dict[str, Any]:
-    return {f"fmmtc_{k}": quality.get(k) for k in QUALITY_COLUMNS}
+def shown(quality: Quality | None) -> dict[str, Any]:
+    """Return the cells of a recording's quality and flags; empty ones where it is not known."""
+    numbers = {f"fmmtc_{name}": None if quality is None else quality.value(name) for name in COLUMNS}
+    return {"fmmtc_flags": None if quality is None else quality.flags, **numbers}
 
 
 def _add(

@@ -8,35 +8,16 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bids_fmmtc import __version__
+from bids_fmmtc import __version__, quality
 from bids_fmmtc.dataset.derivatives.describe import NOT_A_DEVICE, PAPER, atlas_image, atlas_table, has_image
+from bids_fmmtc.plain import to_json
+from bids_fmmtc.quality import Quality, over_runs
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.states import RECORDING_MEANINGS
 from bids_fmmtc.types import Atlas, Prediction, Recording
 
 _NONE: Mapping[str, Any] = MappingProxyType({})
 UNDECIDED = "undecided"
-QUALITY_COLUMNS: Mapping[str, Mapping[str, str]] = {
-    "n_frames": {"Description": "Frames in the recording"},
-    "n_dropped": {"Description": "Leading non-steady-state frames dropped"},
-    "n_censored": {"Description": "Frames censored for motion"},
-    "n_frames_left": {"Description": "Frames of the recording after dropping and censoring, before windowing"},
-    "minutes_left": {"Description": "Duration of the frames after dropping and censoring", "Units": "min"},
-    "n_frames_in_windows": {"Description": "Distinct frames covered by windows, at window_repetition_time"},
-    "repetition_time": {"Description": "Repetition time of the recording", "Units": "s"},
-    "window_repetition_time": {
-        "Description": "Repetition time of the frames in windows: the recipe's target when resampled",
-        "Units": "s",
-    },
-    "mean_fd": {"Description": "Mean framewise displacement (Power et al. 2012)", "Units": "mm"},
-    "max_fd": {"Description": "Largest framewise displacement", "Units": "mm"},
-    "share_high_fd": {"Description": "Share of frames with a framewise displacement above 0.5 mm"},
-    "mean_std_dvars": {"Description": "Mean standardised DVARS as fMRIPrep reports it"},
-    "tsnr": {"Description": "Temporal signal-to-noise ratio, median over labelled voxels"},
-    "mean_coverage": {"Description": "Coverage, mean over parcels"},
-    "n_low_coverage": {"Description": "Parcels with less than half of their voxels covered"},
-    "n_lost_parcels": {"Description": "Parcels without usable signal"},
-}
 SCANS_COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "filename": {"Description": "Record of the recording, relative to this file"},
     "fmmtc_status": {
@@ -48,7 +29,7 @@ SCANS_COLUMNS: Mapping[str, Mapping[str, Any]] = {
         "Description": "Why the last attempt failed, where results of an earlier one stand; n/a where it did not fail"
     },
     "fmmtc_flags": {"Description": "Reasons for care, comma-separated"},
-    **{f"fmmtc_{name}": text for name, text in QUALITY_COLUMNS.items()},
+    **{f"fmmtc_{name}": text for name, text in quality.COLUMNS.items()},
 }
 FRAME_COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "onset": {"Description": "Start of the frame", "Units": "s"},
@@ -116,13 +97,13 @@ class Context:
     atlas: Atlas
     recipe: Recipe
     links: Links
-    quality: Mapping[str, Any]
+    quality: Quality
     others: tuple[Path, ...] = ()
 
     @property
     def imported(self) -> bool:
         """Whether the series were imported, not extracted from an image."""
-        return self.quality.get("placement") == "imported"
+        return self.quality.imported
 
     @property
     def common(self) -> dict[str, Any]:
@@ -156,13 +137,13 @@ def timeseries_sidecar(
         "Description": "Mean BOLD signal per parcel, after the denoising named here; n/a marks lost parcels, and "
         f"frames dropped or censored. {_LEVELS[detrended, d.cleans and d.high_pass is not None]}",
         **about.common,
-        "SamplingFrequency": round(1 / q["repetition_time"], 9),
-        "RepetitionTime": q["repetition_time"],
+        "SamplingFrequency": round(1 / q.repetition_time, 9),
+        "RepetitionTime": q.repetition_time,
         "StartTime": 0,
         "SpatialReference": about.recording.space,
         "AtlasSpace": about.atlas.space,
         "AtlasSHA256": about.atlas.sha256,
-        "AtlasPlacement": PLACEMENTS[q["placement"]],
+        "AtlasPlacement": PLACEMENTS[q.placement],
         "DenoisingStrategy": d.strategy,
         "DenoisingParameters": dict(parameters),
         "ConfoundRegressors": list(regressors),
@@ -170,9 +151,9 @@ def timeseries_sidecar(
         "Detrended": detrended,
         "HighPassFilter": d.high_pass if d.high_pass is not None else "n/a",
         "LowPassFilter": d.low_pass if d.low_pass is not None else "n/a",
-        "NumberOfVolumesDiscarded": q["n_dropped"],
-        "NumberOfVolumesCensored": q["n_censored"],
-        "MeanFramewiseDisplacement": q["mean_fd"] if q["mean_fd"] is not None else "n/a",
+        "NumberOfVolumesDiscarded": q.n_dropped,
+        "NumberOfVolumesCensored": q.n_censored,
+        "MeanFramewiseDisplacement": q.mean_fd if q.mean_fd is not None else "n/a",
         "Standardization": "none",
     }
 
@@ -184,19 +165,19 @@ def _imported_sidecar(about: Context) -> dict[str, Any]:
         "Description": "Parcel series as imported from the table under Sources, in its units; n/a marks lost parcels "
         "and censored frames. How the table was made and denoised, its own dataset tells.",
         **about.common,
-        "SamplingFrequency": round(1 / q["repetition_time"], 9),
-        "RepetitionTime": q["repetition_time"],
+        "SamplingFrequency": round(1 / q.repetition_time, 9),
+        "RepetitionTime": q.repetition_time,
         "StartTime": 0,
         "SpatialReference": about.recording.space,
         "AtlasSpace": about.atlas.space,
         "AtlasSHA256": about.atlas.sha256,
-        "AtlasPlacement": PLACEMENTS[q["placement"]],
+        "AtlasPlacement": PLACEMENTS[q.placement],
         "DenoisingStrategy": "none here; the series were imported",
-        "ColumnsMatchedBy": q["columns_matched"],
-        "ColumnsLeftOut": list(q["columns_left_out"]),
-        "FramesRemovedBeforeImport": q["frames_removed"],
-        "NumberOfVolumesCensored": q["n_censored"],
-        "MeanFramewiseDisplacement": q["mean_fd"] if q["mean_fd"] is not None else "n/a",
+        "ColumnsMatchedBy": q.columns_matched,
+        "ColumnsLeftOut": list(q.columns_left_out or ()),
+        "FramesRemovedBeforeImport": q.frames_removed,
+        "NumberOfVolumesCensored": q.n_censored,
+        "MeanFramewiseDisplacement": q.mean_fd if q.mean_fd is not None else "n/a",
         "Standardization": "n/a",
     }
 
@@ -254,7 +235,7 @@ def carpet_sidecar(about: Context, parcels: Sequence[int], span: float) -> dict[
         "Description": "A sample of voxels (rows, parcel by parcel) over time (columns, one a frame) before denoising; "
         f"grey level 128 is the voxel's linear trend, 0 and 255 are {span:g} standard deviations from it.",
         **about.common,
-        "RepetitionTime": about.quality["repetition_time"],
+        "RepetitionTime": about.quality.repetition_time,
         "RowParcels": list(parcels),
     }
 
@@ -273,7 +254,7 @@ def relmat_sidecar(about: Context, facts: Mapping[str, Any]) -> dict[str, Any]:
         "NonNegative": False,
         **facts,
         "NodeFiles": [f"bids::{atlas_table(about.atlas)}"],
-        "NumberOfVolumes": about.quality["n_frames_left"],
+        "NumberOfVolumes": about.quality.n_frames_left,
     }
 
 
@@ -302,13 +283,13 @@ def features_record(
         "Modalities": {name: {"Shape": list(shape)} for name, shape in shapes.items()},
         "WindowRule": f"{frames.length} frames every {frames.stride}",
         "WindowIndices": _INDICES,
-        "WindowRepetitionTime": q["window_repetition_time"],
+        "WindowRepetitionTime": q.window_repetition_time,
         "WindowOnsets": [[round(float(t), 6) for t in span] for span in window_onsets],
         "WindowOnsetsUnits": "s from the start of the recording: onset of the first frame, end of the last one",
-        "Resampled": q["window_repetition_time"] != q["repetition_time"],
+        "Resampled": q.window_repetition_time != q.repetition_time,
         "EncoderScaling": about.recipe.scaling,
         "ConnectivityFrames": about.recipe.connectivity.frames,
-        "Quality": dict(about.quality),
+        "Quality": to_json(about.quality),
     }
 
 
@@ -356,17 +337,16 @@ def prediction_sidecar(
 
 
 def prediction_row(
-    subject: str, session: str | None, prediction: Prediction | None, qualities: Sequence[Mapping[str, Any]], qc: str
+    subject: str, session: str | None, prediction: Prediction | None, qualities: Sequence[Quality], qc: str
 ) -> dict[str, Any]:
     """Return the one row of a prediction table; a failed session has one too."""
     row: dict[str, Any] = {"participant_id": f"sub-{subject}", "fmmtc_qc": qc}
     if session is not None:
         row["session_id"] = f"ses-{session}"
     if qualities:
-        fds = [q["mean_fd"] for q in qualities if q["mean_fd"] is not None]
-        row["fmmtc_n_volumes"] = sum(q["n_frames_in_windows"] for q in qualities)
-        row["fmmtc_mean_fd"] = sum(fds) / len(fds) if fds else None
-        row["fmmtc_coverage"] = min(q["mean_coverage"] for q in qualities)
+        row["fmmtc_n_volumes"] = over_runs("n_frames_in_windows", (q.n_frames_in_windows for q in qualities))
+        row["fmmtc_mean_fd"] = over_runs("mean_fd", (q.mean_fd for q in qualities))
+        row["fmmtc_coverage"] = over_runs("mean_coverage", (q.mean_coverage for q in qualities))
     if prediction is not None:
         p = prediction.per_window
         row |= {

@@ -26,6 +26,7 @@ from bids_fmmtc.dataset.store import read_features
 from bids_fmmtc.errors import DataError, MissingInputError, SelectionError
 from bids_fmmtc.keys import Key
 from bids_fmmtc.pooling import pooled
+from bids_fmmtc.quality import Quality, over_runs
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.types import Cohort, Features, Float32
 
@@ -105,7 +106,7 @@ def load_cohort(
     out = _tell_padding(out, pairs)
     arrays: dict[str, list[Float32]] = {name: [] for name in names}
     kept: list[tuple[str, OutcomeRow]] = []
-    qualities: list[tuple[Mapping[str, Any], ...]] = []
+    qualities: list[tuple[Quality, ...]] = []
     for key, (row, runs) in matched.items():
         pooled = _pool(key, runs, recipes, arrays, out)
         if pooled:
@@ -293,7 +294,7 @@ def _pool(
     recipes: Mapping[Path, Recipe],
     arrays: Mapping[str, list[Float32]],
     out: list[Exclusion],
-) -> tuple[Mapping[str, Any], ...]:
+) -> tuple[Quality, ...]:
     """Add a session's windows to ``arrays`` and return its runs' quality; none where it is excluded."""
     read: list[Features] = []
     for run in runs:
@@ -331,7 +332,7 @@ def _unlike(runs: Sequence[Features], arrays: Mapping[str, list[Float32]]) -> st
     """Say why runs cannot be pooled, or not be put beside the sessions before; empty if they can."""
     if len({run.key for run in runs}) < len(runs):
         return f"there are several sets of features of one recording: {', '.join(run.key for run in runs)}"
-    times = [float(run.quality["window_repetition_time"]) for run in runs]
+    times = [run.quality.window_repetition_time for run in runs]
     if times and max(times) - min(times) > SAME_TR * min(times):
         found = ", ".join(f"{run.key} {time:g} s" for run, time in zip(runs, times, strict=True))
         return f"runs of one session differ in repetition time: {found}"
@@ -344,7 +345,7 @@ def _unlike(runs: Sequence[Features], arrays: Mapping[str, list[Float32]]) -> st
 
 def _cohort(
     kept: Sequence[tuple[str, OutcomeRow]],
-    qualities: Sequence[tuple[Mapping[str, Any], ...]],
+    qualities: Sequence[tuple[Quality, ...]],
     arrays: Mapping[str, list[Float32]],
     outcomes: Outcomes,
     digest: str,
@@ -368,6 +369,6 @@ def _cohort(
     )
 
 
-def _mean_fd(runs: Sequence[Mapping[str, Any]]) -> float:
-    known = [float(run["mean_fd"]) for run in runs if run.get("mean_fd") is not None]
-    return float(np.mean(known)) if known else float("nan")
+def _mean_fd(runs: Sequence[Quality]) -> float:
+    known = over_runs("mean_fd", (run.mean_fd for run in runs))
+    return float("nan") if known is None else known

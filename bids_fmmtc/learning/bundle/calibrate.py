@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,13 +94,13 @@ def prediction_set(p: float, classes: Sequence[str], conformal: Mapping[str, Any
     return kept if classes[int(p >= threshold)] in kept else tuple(classes)
 
 
-def reference_flags(quality: Mapping[str, Any], reference: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+def reference_flags(value: Callable[[str], object], reference: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
     """Compare a recording's quality with what training saw.
 
     Parameters
     ----------
-    quality
-        Numbers and words of one recording by name.
+    value
+        Returns a number or word of one recording by its name, as `Quality.value` does; None where there is none.
     reference
         Name -> ``{"low": x, "high": y}``, both ends inside the range, or only one of them where the other side is no
         reason for care; or ``{"values": [...]}``, the words seen.
@@ -111,11 +111,11 @@ def reference_flags(quality: Mapping[str, Any], reference: Mapping[str, Mapping[
     """
     flags = []
     for name, limits in reference.items():
-        value = quality.get(name)
-        known = isinstance(value, str) if "values" in limits else is_number(value)
+        found = value(name)
+        known = isinstance(found, str) if "values" in limits else is_number(found)
         if not known:
             flags.append(f"unknown:{name}")
-        elif not _within(value, limits):
+        elif not _within(found, limits):
             flags.append(f"outside_reference:{name}")
     return tuple(sorted(flags))
 
@@ -187,6 +187,6 @@ def _named(data: Any) -> str:
     return ", ".join(map(str, data)) if isinstance(data, Mapping) else type(data).__name__
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: object) -> TypeGuard[float]:
     """Tell whether a value is a finite number; true and false are none."""
     return isinstance(value, int | float | np.number) and not isinstance(value, bool) and math.isfinite(value)

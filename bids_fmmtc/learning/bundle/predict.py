@@ -130,7 +130,7 @@ class Predictor:
         """Return what was found of each entry of the reference, beside its limits."""
         reference = self.bundle.reference or {}
         of_session = {name: [float(f"{value:.6g}")] for name, value in distances.items()}
-        of_runs = {name: [run.quality.get(name) for run in features] for name in reference}
+        of_runs = {name: [run.quality.value(name) for run in features] for name in reference}
         return {name: {"found": of_session.get(name, of_runs[name]), **limits} for name, limits in reference.items()}
 
     def _reference_flags(self, features: Sequence[Features], distances: Mapping[str, float]) -> set[str]:
@@ -138,8 +138,8 @@ class Predictor:
         reference = self.bundle.reference or {}
         of_runs = {name: limits for name, limits in reference.items() if name not in distances}
         of_session = {name: reference[name] for name in distances}
-        found = {flag for run in features for flag in reference_flags(run.quality, of_runs)}
-        return found | set(reference_flags(distances, of_session))
+        found = {flag for run in features for flag in reference_flags(run.quality.value, of_runs)}
+        return found | set(reference_flags(distances.get, of_session))
 
     def _check(self, run: Features, expected: str) -> None:
         if run.digest != expected:

@@ -11,13 +11,14 @@ split-conformal prediction holds here nearly (cross-conformal prediction, Vovk 2
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bids_fmmtc.learning.bundle.calibrate import is_number
+from bids_fmmtc.quality import ABOUT, Quality
 from bids_fmmtc.types import Float64
 
 SLOPE_SCALE = 1.25
@@ -28,22 +29,6 @@ LEAST_SLOPE = 1e-3
 """Least slope per standard deviation of the scores: no evidence, but the order of the scores is kept."""
 NEAR = 0.5
 """How many standard errors of the best balanced accuracy a threshold may give away to lie nearer to the base rate."""
-
-RANGES: Mapping[str, tuple[float | None, float | None]] = {
-    "repetition_time": (0.01, 0.01),
-    "n_frames_left": (0.1, None),
-    "mean_fd": (None, 0.25),
-    "mean_coverage": (0.05, None),
-    "tsnr": (0.25, 0.25),
-}
-"""Quality number -> by what share the least and the greatest value of training are widened; None: no limit there.
-
-The repetition time is the recording's own: resampling may make the frames alike, not the images. More frames, less
-motion and more coverage than in training are no reason for care. The shares let at most 3 % of people like those of
-training (20 of them, quantities simulated with plausible spread) raise any one flag.
-"""
-WORDS = ("placement",)
-"""Quality entries that are words: those seen in training are known, others are outside."""
 
 
 def fit_platt(scores: ArrayLike, y: ArrayLike, fold: NDArray[np.intp] | None = None) -> dict[str, Any]:
@@ -249,8 +234,12 @@ def _quantile(nonconformity: Float64, alpha: float) -> float:
     return 1.0 if place > n else float(np.sort(nonconformity)[place - 1])
 
 
-def fit_reference(qualities: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return what training saw, for `calibrate.reference_flags`: ranges by `RANGES`, words by `WORDS`.
+def fit_reference(qualities: Sequence[Quality]) -> dict[str, dict[str, Any]]:
+    """Return what training saw, for `calibrate.reference_flags`: ranges and words, as `quality.About` has it.
+
+    More frames, less motion and more coverage than in training are no reason for care. The shares by which ranges are
+    widened let at most 3 % of people like those of training (20 of them, quantities simulated with plausible spread)
+    raise any one flag.
 
     Parameters
     ----------
@@ -264,18 +253,24 @@ def fit_reference(qualities: Sequence[Mapping[str, Any]]) -> dict[str, dict[str,
         value for is left out.
     """
     reference: dict[str, dict[str, Any]] = {}
-    for name, (below, above) in RANGES.items():
-        values = [float(q[name]) for q in qualities if is_number(q.get(name))]
-        limits = {} if below is None or not values else {"low": _tidy(min(values) - below * abs(min(values)))}
-        if above is not None and values:
-            limits["high"] = _tidy(max(values) + above * abs(max(values)))
+    for name, about in ABOUT.items():
+        values = [q.value(name) for q in qualities]
+        limits: dict[str, Any] = {}
+        if about.reference == "words":
+            words = sorted({v for v in values if isinstance(v, str)})
+            limits = {"values": words} if words else {}
+        elif about.reference is not None:
+            limits = _widened([float(v) for v in values if is_number(v)], *about.reference)
         if limits:
             reference[name] = limits
-    for name in WORDS:
-        words = sorted({q[name] for q in qualities if isinstance(q.get(name), str)})
-        if words:
-            reference[name] = {"values": words}
     return reference
+
+
+def _widened(values: Sequence[float], below: float | None, above: float | None) -> dict[str, float]:
+    limits = {} if below is None or not values else {"low": _tidy(min(values) - below * abs(min(values)))}
+    if above is not None and values:
+        limits["high"] = _tidy(max(values) + above * abs(max(values)))
+    return limits
 
 
 def _tidy(value: float) -> float:

@@ -15,6 +15,7 @@ from bids_fmmtc.dataset.folders import list_participants
 from bids_fmmtc.dataset.store import read_record
 from bids_fmmtc.errors import FmmtcError
 from bids_fmmtc.keys import Key
+from bids_fmmtc.quality import over_runs
 from bids_fmmtc.report.analysis.facts import Analysis, read_analyses
 from bids_fmmtc.report.kit.values import mapping, mappings, read_rows, real, word
 from bids_fmmtc.report.kit.words import left_out_words
@@ -27,8 +28,8 @@ _ID = re.compile(r"sub-[A-Za-z0-9+]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Quality:
-    """Means over the usable recordings of a session; frames and minutes are summed. None where not known."""
+class Pooled:
+    """Quality of the usable recordings of a session together, as `quality.over_runs` has it. None where not known."""
 
     mean_fd: float | None = None
     frames: float | None = None
@@ -55,7 +56,7 @@ class Session:
     decision: str | None
     threshold: float | None
     model: str | None
-    quality: Quality
+    quality: Pooled
     href: str
 
 
@@ -255,17 +256,10 @@ def _listed(text: str | None) -> list[str]:
     return [each.strip() for each in (word(text) or "").split(",") if each.strip()]
 
 
-def _quality(recordings: Sequence[Mapping[str, str]]) -> Quality:
+def _quality(recordings: Sequence[Mapping[str, str]]) -> Pooled:
     usable = [row for row in recordings if row.get("fmmtc_status") not in _WITHOUT]
 
-    def found(name: str) -> list[float]:
-        values = [real(row.get(f"fmmtc_{name}")) for row in usable]
-        return [value for value in values if value is not None]
+    def pooled(name: str) -> float | None:
+        return over_runs(name, (real(row.get(f"fmmtc_{name}")) for row in usable))
 
-    def total(name: str) -> float | None:
-        return sum(found(name)) if found(name) else None
-
-    def mean(name: str) -> float | None:
-        return sum(found(name)) / len(found(name)) if found(name) else None
-
-    return Quality(mean("mean_fd"), total("n_frames_left"), total("minutes_left"), mean("mean_coverage"))
+    return Pooled(pooled("mean_fd"), pooled("n_frames_left"), pooled("minutes_left"), pooled("mean_coverage"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bids_fmmtc.modalities import about
+from bids_fmmtc.quality import ABOUT
 
 FLAG_WORDS: Mapping[str, str] = {
     "high_motion": "The head moved a great deal (mean framewise displacement above 0.5 mm).",
@@ -28,14 +29,7 @@ FLAG_WORDS: Mapping[str, str] = {
     "features_changed_since": "The features were made anew since; the number is of earlier ones.",
     "demo_model": "The model is a demonstration; its number means nothing.",
 }
-REFERENCE_WORDS: Mapping[str, str] = {
-    "repetition_time": "repetition time",
-    "n_frames_left": "number of frames left",
-    "mean_fd": "mean framewise displacement",
-    "mean_coverage": "mean coverage of parcels",
-    "tsnr": "temporal signal-to-noise ratio",
-    "placement": "how the atlas came to the image",
-}
+REFERENCE_WORDS: Mapping[str, str] = {name: said.words for name, said in ABOUT.items() if said.words}
 PREFIX_WORDS: Mapping[str, str] = {
     "outside_reference": "Outside what the model saw in training: {}. The probability is not to be relied on.",
     "unknown": "Not known for this recording, so it cannot be compared with training: {}.",

@@ -15,6 +15,7 @@ from bids_fmmtc.dataset.derivatives.describe import LEFT_OUT_KEY, NAME, is_demo
 from bids_fmmtc.dataset.derivatives.records import Record, gather_participant
 from bids_fmmtc.dataset.derivatives.standing import attempt_reason
 from bids_fmmtc.dataset.store import MISSING, read_record
+from bids_fmmtc.quality import Quality, quality_in
 from bids_fmmtc.report.kit.values import read_rows, real
 
 Float64 = NDArray[np.float64]
@@ -79,10 +80,14 @@ class RecordingFacts:
         return [name for name in names if isinstance(held, dict) and name not in held]
 
     @property
-    def quality(self) -> Mapping[str, Any]:
-        """Quality numbers; empty where it failed."""
-        found = self.record.content.get("Quality")
-        return found if isinstance(found, dict) else {}
+    def quality(self) -> Quality | None:
+        """Quality numbers; None where it failed."""
+        return quality_in(self.record.content)
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Reasons for care."""
+        return () if self.quality is None else self.quality.flags
 
     def output(self, ending: str) -> Path | None:
         """Return its output with this ending, where it is there."""
@@ -140,7 +145,7 @@ class SessionFacts:
         own = self.sidecar.get("Flags")
         if isinstance(own, list):
             return tuple(map(str, own))
-        return tuple(dict.fromkeys(f for r in self.recordings for f in r.quality.get("flags", ())))
+        return tuple(dict.fromkeys(f for r in self.recordings for f in r.flags))
 
 
 @dataclass(frozen=True, slots=True)

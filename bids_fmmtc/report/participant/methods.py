@@ -60,7 +60,7 @@ def _said(facts: ParticipantFacts, name: str) -> set[str]:
     if name == "space":
         spaces = (Key(r.record.path.name).label("space") for r in good)
         return {space for space in spaces if space is not None}
-    return {str(r.quality.get(name)) for r in good}
+    return {str(r.quality.value(name)) for r in good if r.quality is not None}
 
 
 def _denoising(denoising: Mapping[str, Any], cited: list[str]) -> Iterator[str]:

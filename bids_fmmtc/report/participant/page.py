@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_fmmtc.keys import Key
+from bids_fmmtc.quality import ABOUT, About, Quality
 from bids_fmmtc.report.kit.page import number, percent, render
 from bids_fmmtc.report.kit.sheet import attempt, counted, plain
 from bids_fmmtc.report.kit.words import flag_words, is_embedding, left_out_words, listed, reference_words, serious
@@ -182,14 +183,14 @@ def _reference(session: SessionFacts) -> list[dict[str, Any]]:
 
 def _recording(facts: ParticipantFacts, recording: RecordingFacts, name: str, pixels: int) -> dict[str, Any]:
     """Return what the template shows of a recording that has features."""
-    atlas, q = facts.atlas, recording.quality
+    atlas = facts.atlas
     lost = attempt("Lost parcels", lost_parcels, recording, atlas)
     coverage = attempt("Coverage", coverage_figure, recording, atlas, f"{name}-coverage")
     return {
         "id": name,
         "name": Key(recording.key).words(),
         "facts": _quality(recording),
-        "flags": [flag_words(str(f)) for f in q.get("flags", ())],
+        "flags": [flag_words(f) for f in recording.flags],
         "timeline": attempt("The time course", timeline_figure, recording, atlas, f"{name}-time", pixels),
         "coverage": coverage,
         "lost": f"Lost parcels: {listed(lost, 40)}." if isinstance(lost, list) and lost else "",
@@ -203,29 +204,39 @@ def _quality(recording: RecordingFacts) -> list[tuple[str, str]]:
     """Return the numbers of a recording, in the order a reader asks for them."""
     q = recording.quality
     space = Key(recording.record.path.name).label("space")
-    left_out = [f"{counted(q.get(k) or 0, 'frame')} {word}" for k, word in _LEFT_OUT.items() if q.get(k)]
-    left = f" ({listed(left_out)})" if left_out else ""
-    imported = q.get("placement") == "imported"
+    rows = [] if q is None else [(about, _shown(q, name, about)) for name, about in ABOUT.items() if about.title]
+    left = "not known" if q is None else f"{plain(q.n_frames_left)} of {counted(q.n_frames, 'frame')}{_left_out(q)}"
+    lost = "not known" if q is None else f"{plain(q.n_lost_parcels)} of {plain(q.n_parcels)}"
     return [
-        ("Usable", f"{plain(q.get('n_frames_left'))} of {counted(q.get('n_frames') or 0, 'frame')}{left}"),
-        ("Minutes left", number(q.get("minutes_left"), 1)),
-        ("Repetition time", f"{plain(q.get('repetition_time'))} s"),
+        ("Usable", left),
+        *((about.title, text) for about, text in rows if about.unit in _TIMES),
         ("Space", space or "not told"),
-        ("Mean framewise displacement", _with(q.get("mean_fd"), "mm", 2)),
-        ("Largest framewise displacement", _with(q.get("max_fd"), "mm", 2)),
-        ("Frames above 0.5 mm", percent(q.get("share_high_fd"), 1)),
-        ("Temporal signal-to-noise ratio", number(q.get("tsnr"), 1)),
-        ("Mean coverage of parcels", "not known" if imported else percent(q.get("mean_coverage"), 1)),
-        ("Parcels lost", f"{plain(q.get('n_lost_parcels'))} of {plain(q.get('n_parcels'))}"),
+        *((about.title, text) for about, text in rows if about.unit not in _TIMES),
+        ("Parcels lost", lost),
         ("Windows", str(len(recording.record.content.get("WindowOnsets", [])))),
     ]
 
 
-_LEFT_OUT = {"n_dropped": "dropped at the start", "n_censored": "censored for motion"}
+_TIMES = ("s", "min")
 
 
-def _with(value: Any, unit: str, digits: int) -> str:
-    return "not known" if value is None else f"{number(value, digits)} {unit}"
+def _left_out(q: Quality) -> str:
+    """Say which frames are not used, in brackets; nothing where all are."""
+    reasons = ((q.n_dropped, "dropped at the start"), (q.n_censored, "censored for motion"))
+    told = [f"{counted(n, 'frame')} {why}" for n, why in reasons if n]
+    return f" ({listed(told)})" if told else ""
+
+
+def _shown(q: Quality, name: str, about: About) -> str:
+    """Write a number as its row of the page has it."""
+    value = q.value(name)
+    if q.imported and name == "mean_coverage":
+        return "not known"  # there was no image
+    if about.shown == "length":
+        return "not known" if value is None else f"{number(value, 2)} {about.unit}"
+    if about.shown == "share":
+        return percent(value, 1)
+    return number(value, 1) if about.shown == "tenths" else f"{plain(value)} {about.unit}".rstrip()
 
 
 def _provenance(facts: ParticipantFacts) -> list[tuple[str, str]]:

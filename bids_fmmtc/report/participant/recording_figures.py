@@ -38,7 +38,7 @@ def timeline_figure(
     picture = recording.output("_carpet.png")
     if not frames and series is None:
         return None
-    tr = float(recording.quality.get("repetition_time") or 1)
+    tr = 1.0 if recording.quality is None else recording.quality.repetition_time
     n = len(frames) or len(series if series is not None else ())
     rows = [kind for kind, there in (("motion", frames), ("carpet", picture), ("series", series is not None)) if there]
     heights = {"motion": 1.1, "carpet": 1.7, "series": 1.7}

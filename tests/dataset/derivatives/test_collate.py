@@ -259,7 +259,7 @@ def test_a_failed_attempt_is_told_beside_what_stands(out):
 
 
 def test_every_recording_has_a_row_of_quality(out):
-    out.add("sub-1_ses-a_task-rest_run-1", mean_fd=0.2, flags=["high_motion", "padded"])
+    out.add("sub-1_ses-a_task-rest_run-1", mean_fd=0.2, flags=("high_motion", "padded"))
     out.fail("sub-1_ses-a_task-rest_run-2")
     out.fail("sub-2", "selection", "no recording.")
     path = out.add("sub-3_task-rest")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from patience import patience
+from qualities import quality
 
 from bids_fmmtc.dataset.derivatives import describe
 from bids_fmmtc.dataset.derivatives.describe import (
@@ -23,7 +24,6 @@ from bids_fmmtc.dataset.derivatives.describe import (
     prepare_group,
 )
 from bids_fmmtc.dataset.derivatives.scans import write_scans
-from bids_fmmtc.dataset.derivatives.sidecars import QUALITY_COLUMNS
 from bids_fmmtc.dataset.store import Layout, write_array, write_json
 from bids_fmmtc.errors import OutputError, RecipeError, UsageError
 from bids_fmmtc.recipe import AtlasSpec, Recipe, Windows
@@ -183,8 +183,7 @@ def test_the_validator_accepts_the_tree(place, session):
     for suffix in ("timeseries", "features"):
         write_array(layout.derivative(r, suffix, ".tsv"), ["a"], np.zeros((1, 1), np.float32))
         write_json(layout.derivative(r, suffix, ".json"), {"Description": "x"})
-    quality = dict.fromkeys(QUALITY_COLUMNS, 1.0)
-    rows = [Row(r.key, flags=("x",), quality=quality)]
+    rows = [Row(r.key, flags=("x",), quality=quality(flags=("x",)))]
     write_scans(Task("01", (r,), (), place[1], layout.root, layout.root), rows, layout)
     done = subprocess.run(
         [VALIDATOR, layout.root, "--format", "json"], capture_output=True, text=True, timeout=patience(60), check=False

@@ -4,10 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from qualities import quality
 
 from bids_fmmtc.dataset.derivatives.scans import write_scans
-from bids_fmmtc.dataset.derivatives.sidecars import QUALITY_COLUMNS
 from bids_fmmtc.dataset.store import Layout, read_record, read_table, write_json
+from bids_fmmtc.plain import to_json
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.rows import Row
 from bids_fmmtc.settings import Task
@@ -19,7 +20,7 @@ def recording(run=None, session=None):
 
 
 def ok(key):
-    return Row(key, flags=("high_motion",), quality=dict.fromkeys(QUALITY_COLUMNS, 1))
+    return Row(key, flags=("high_motion",), quality=quality(mean_fd=1.5, flags=("high_motion",)))
 
 
 def failed(key, kind="image"):
@@ -58,7 +59,7 @@ def test_every_recording_has_a_row(layout, write):
     assert list(rows) == [f"func/{r.key}_space-S_atlas-A_features.json" for r in (one, two)]
     assert [r["fmmtc_status"] for r in rows.values()] == ["ok", "failed"]
     first, second = rows.values()
-    assert (first["fmmtc_flags"], first["fmmtc_reason"], first["fmmtc_mean_fd"]) == ("high_motion", "n/a", "1")
+    assert (first["fmmtc_flags"], first["fmmtc_reason"], first["fmmtc_mean_fd"]) == ("high_motion", "n/a", "1.5")
     assert (second["fmmtc_reason"], second["fmmtc_mean_fd"]) == ("image: it broke. Mend it.", "n/a")
     assert all((layout.folder("01", None) / name).is_file() for name in rows)
     assert read_record(layout.derivative(two, "features", ".json"))["Kind"] == "image"
@@ -93,8 +94,9 @@ def test_features_outlive_a_failure_until_they_are_made_in_another_space(layout,
     for path in (arrays, picture, strange):
         path.touch()
     record = arrays.with_suffix(".json")
+    own = quality(flags=("padded",), mean_fd=0.5)
     outputs = [layout.relative(picture), layout.relative(strange)]
-    write_json(record, read_record(record) | {"Outputs": outputs, "Quality": {"flags": ["padded"], "mean_fd": 0.5}})
+    write_json(record, read_record(record) | {"Outputs": outputs, "Quality": to_json(own)})
     write([failed(one.key)], one)
     assert all(path.exists() for path in (arrays, picture, strange))
     (row,) = table(layout).values()

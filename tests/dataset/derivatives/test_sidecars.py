@@ -6,17 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from qualities import quality
 
 from bids_fmmtc.dataset.derivatives import sidecars
 from bids_fmmtc.dataset.derivatives.describe import atlas_image
 from bids_fmmtc.dataset.derivatives.sidecars import (
     FRAME_COLUMNS,
     PREDICTION_COLUMNS,
-    QUALITY_COLUMNS,
     SCANS_COLUMNS,
     Context,
     Links,
 )
+from bids_fmmtc.quality import read_quality
 from bids_fmmtc.recipe import Denoising, Recipe
 from bids_fmmtc.types import Atlas, Prediction, Recording
 
@@ -27,7 +28,7 @@ RECORDING = Recording(
 ATLAS = Atlas(
     "A424", "S", np.zeros((1, 1, 1), np.int32), np.eye(4), (1,), ("x",), None, np.zeros((1, 3), np.float32), "0" * 64
 )
-QUALITY = dict.fromkeys(QUALITY_COLUMNS, 1) | {"repetition_time": 0.72, "mean_fd": None, "placement": "same"}
+QUALITY = quality(repetition_time=0.72, window_repetition_time=0.72, mean_fd=None)
 ABOUT = Context(RECORDING, ATLAS, Recipe(denoising=Denoising(high_pass=0.01)), LINKS, QUALITY)
 PREDICTION = Prediction("k", 0.75, np.array([0.5, 1.0], np.float32), 0.5, "responder", ("responder",), ("x",), "d")
 
@@ -67,7 +68,7 @@ def test_series_say_how_they_were_made():
 
 @pytest.mark.parametrize("placement", ["same", "packaged", "templateflow", "affine"])
 def test_every_placement_has_its_words(placement):
-    about = Context(RECORDING, ATLAS, Recipe(), LINKS, QUALITY | {"placement": placement})
+    about = Context(RECORDING, ATLAS, Recipe(), LINKS, replace(QUALITY, placement=placement))
     assert sidecars.timeseries_sidecar(about, [])["AtlasPlacement"]
 
 
@@ -79,7 +80,7 @@ def test_matrix_coverage_and_features():
     assert facts.items() <= storable(sidecars.relmat_sidecar(ABOUT, facts)).items()
     assert storable(sidecars.coverage_sidecar(ABOUT))["LeastCoverage"] == 0.0
     record = storable(sidecars.features_record(ABOUT, "k", {"fc": (3, 3)}, "sha"))
-    assert (record["Status"], record["FeaturesSHA256"], record["Quality"]) == ("ok", "sha", QUALITY)
+    assert (record["Status"], record["FeaturesSHA256"], read_quality(record)) == ("ok", "sha", QUALITY)
     assert record["Modalities"] == {"fc": {"Shape": [3, 3]}}
     assert storable(sidecars.failed_record("k", "image", "why"))["Status"] == "failed"
     assert set(storable(sidecars.frames_sidecar(ABOUT))) >= set(FRAME_COLUMNS)
@@ -88,7 +89,7 @@ def test_matrix_coverage_and_features():
 
 @pytest.mark.parametrize("target", [0.72, 2.0])
 def test_windows_are_placed_in_the_recording(target):
-    about = Context(RECORDING, ATLAS, Recipe(), LINKS, QUALITY | {"window_repetition_time": target})
+    about = Context(RECORDING, ATLAS, Recipe(), LINKS, replace(QUALITY, window_repetition_time=target))
     onsets = np.array([[0.72, 144.72], [144.72, 0.1 + 0.2]])
     record = storable(sidecars.features_record(about, "k", {"fc": (3, 3)}, "sha", onsets))
     assert record["WindowOnsets"] == [[0.72, 144.72], [144.72, 0.3]]
@@ -128,9 +129,9 @@ def test_a_prediction_and_its_absence():
 
 def test_the_row_of_a_session_pools_its_runs():
     runs = [
-        {"mean_fd": 0.1, "n_frames_in_windows": 100, "mean_coverage": 0.9},
-        {"mean_fd": 0.3, "n_frames_in_windows": 50, "mean_coverage": 0.8},
-        {"mean_fd": None, "n_frames_in_windows": 1, "mean_coverage": 1.0},
+        quality(mean_fd=0.1, n_frames_in_windows=100, mean_coverage=0.9),
+        quality(mean_fd=0.3, n_frames_in_windows=50, mean_coverage=0.8),
+        quality(mean_fd=None, n_frames_in_windows=1, mean_coverage=1.0),
     ]
     row = sidecars.prediction_row("01", "a", PREDICTION, runs, "ok")
     assert set(row) <= set(PREDICTION_COLUMNS)
@@ -158,13 +159,14 @@ def test_a_failed_session_keeps_a_row():
     assert sidecars.prediction_row("01", None, None, [], "why") == {"participant_id": "sub-01", "fmmtc_qc": "why"}
 
 
-@pytest.mark.parametrize("columns", [QUALITY_COLUMNS, SCANS_COLUMNS, PREDICTION_COLUMNS, FRAME_COLUMNS])
+@pytest.mark.parametrize("columns", [SCANS_COLUMNS, PREDICTION_COLUMNS, FRAME_COLUMNS])
 def test_every_column_is_described(columns):
     assert all(c["Description"] for c in columns.values())
 
 
-IMPORTED = QUALITY | {"placement": "imported", "columns_matched": "name", "columns_left_out": ["GlobSig"]}
-IMPORTED |= {"frames_removed": True}
+IMPORTED = replace(
+    QUALITY, placement="imported", columns_matched="name", columns_left_out=("GlobSig",), frames_removed=True
+)
 NO_LABELS = np.zeros((0, 0, 0), np.int32)
 CENTRES = np.zeros((1, 3), np.float32)
 TABLE = Atlas("Own", "unknown", NO_LABELS, np.eye(4), (1,), ("x",), None, CENTRES, "0" * 64)

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from bundle_parts import CARD, SHAPES, R, features, make_tangent, parts, restate
+from qualities import quality
 from safetensors.numpy import load, save
 
 from bids_fmmtc.errors import BundleError, DataError
@@ -68,7 +69,7 @@ def test_threshold_belongs_to_the_second_class(plain, predictor):
 
 def test_flags_and_missing_conformal(plain):
     bundle = dataclasses.replace(plain, card={**CARD, "demo": True}, conformal=None)
-    runs = [features(plain, quality={"tsnr": 5}), features(plain, quality={}), features(plain, quality={"tsnr": 5})]
+    runs = [features(plain, quality=quality(tsnr=tsnr)) for tsnr in (5, None, 5)]
     prediction = Predictor(bundle).predict("s", runs, flags=("z", "demo_model"))
     assert prediction.flags == ("z", "demo_model", "outside_reference:tsnr", "unknown:tsnr")
     assert prediction.prediction_set is None
@@ -229,7 +230,7 @@ def test_runs_of_a_session_weigh_as_many_frames_as_they_have(plain):
     recipe = dataclasses.replace(plain.recipe, connectivity=Connectivity(frames="all"))
     bundle = dataclasses.replace(plain, recipe=recipe)
     runs = [
-        features(bundle, windows=w, seed=s, quality={"tsnr": 50.0, "n_frames_left": n})
+        features(bundle, windows=w, seed=s, quality=quality(n_frames_left=n))
         for s, (w, n) in enumerate(((1, 390), (2, 410)))
     ]
     pooled = np.concatenate([r.arrays["fc"] for r in runs]).astype(np.float64)

@@ -1,11 +1,13 @@
 """Fitting calibration, threshold, conformal quantiles and reference: against brute force, and on planted people."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from qualities import quality
 from scipy.optimize import minimize
 
 from bids_fmmtc.learning.bundle.calibrate import (
@@ -303,20 +305,11 @@ def test_planted_people_are_calibrated_and_covered():
 
 # ------------------------------------------------------------------------------------------------------------ reference
 
-QUALITY = {
-    "repetition_time": 2.0,
-    "window_repetition_time": 2.0,
-    "n_frames_left": 300,
-    "mean_fd": 0.2,
-    "mean_coverage": 0.95,
-    "tsnr": 50.0,
-    "placement": "same",
-    "flags": [],
-}
+QUALITY = quality(mean_fd=0.2, mean_coverage=0.95)
 
 
 def test_reference_of_what_training_saw():
-    reference = fit_reference([QUALITY, {**QUALITY, "n_frames_left": 200, "mean_fd": 0.4, "placement": "packaged"}])
+    reference = fit_reference([QUALITY, replace(QUALITY, n_frames_left=200, mean_fd=0.4, placement="packaged")])
     assert reference == {
         "repetition_time": {"low": 1.98, "high": 2.02},
         "n_frames_left": {"low": 180.0},
@@ -345,27 +338,26 @@ def test_reference_of_what_training_saw():
     ],
 )
 def test_who_lies_outside(name, value, flags):
-    assert reference_flags({**QUALITY, name: value}, fit_reference([QUALITY] * 3)) == flags
+    assert reference_flags(replace(QUALITY, **{name: value}).value, fit_reference([QUALITY] * 3)) == flags
 
 
 def test_what_nobody_knows_is_left_out():
-    unknown = {**QUALITY, "mean_fd": None, "tsnr": math.nan}
+    unknown = replace(QUALITY, mean_fd=None, tsnr=math.nan)
     assert {"mean_fd", "tsnr"}.isdisjoint(fit_reference([unknown, unknown]))
     assert fit_reference([unknown, QUALITY])["mean_fd"] == {"high": 0.25}
-    assert fit_reference([{}]) == fit_reference([]) == {}
+    assert fit_reference([]) == {}
 
 
 @given(
     st.lists(
-        st.fixed_dictionaries(
-            {
-                "repetition_time": st.floats(0.1, 10),
-                "n_frames_left": st.integers(1, 5000),
-                "mean_fd": st.none() | st.floats(0, 10),
-                "mean_coverage": st.floats(0, 1),
-                "tsnr": st.none() | st.floats(-1e3, 1e3),
-                "placement": st.sampled_from(["same", "packaged"]),
-            }
+        st.builds(
+            quality,
+            repetition_time=st.floats(0.1, 10),
+            n_frames_left=st.integers(1, 5000),
+            mean_fd=st.none() | st.floats(0, 10),
+            mean_coverage=st.floats(0, 1),
+            tsnr=st.none() | st.floats(-1e3, 1e3),
+            placement=st.sampled_from(["same", "packaged"]),
         ),
         min_size=1,
         max_size=6,
@@ -374,7 +366,7 @@ def test_what_nobody_knows_is_left_out():
 def test_training_itself_never_lies_outside(qualities):
     reference = fit_reference(qualities)
     check_reference(reference)
-    assert not [f for q in qualities for f in reference_flags(q, reference) if f.startswith("outside")]
+    assert not [f for q in qualities for f in reference_flags(q.value, reference) if f.startswith("outside")]
 
 
 # -------------------------------------------------------------------------------------------- offsets of several models

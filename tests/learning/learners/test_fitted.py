@@ -5,6 +5,7 @@ import pytest
 import torch
 from bundle_parts import ENCODER_SHA256
 from bundle_parts import parts as bundle_parts
+from qualities import FAULTLESS
 from train_parts import BLOCKS, RESNET, H, R, make_cohort
 
 from bids_fmmtc.errors import DataError
@@ -90,5 +91,5 @@ def test_a_bundle_of_the_head_says_the_same_of_a_session(head, cohort, encoder, 
     for i in range(5):
         arrays = {name: cohort.arrays[name][i] for name in BLOCKS}
         windows = np.array([[0, 9], [9, 18]], np.int32)
-        said = predictor.predict("sub-1", [Features("sub-1", windows, arrays, {}, recipe.digest)])
+        said = predictor.predict("sub-1", [Features("sub-1", windows, arrays, FAULTLESS, recipe.digest)])
         assert said.probability == pytest.approx(1 / (1 + np.exp(-scores[i])), rel=1e-14)

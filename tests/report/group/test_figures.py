@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 from group_parts import evaluation, regression, write_analysis, write_dataset
 
-from bids_fmmtc.report.group.facts import Quality, read_group
+from bids_fmmtc.report.group.facts import Pooled, read_group
 from bids_fmmtc.report.group.figures import applied_figure, distributions, flow_figure, quality_figure, steps
 
 
@@ -83,6 +83,6 @@ def test_many_predictions_lose_their_names_not_their_marks(group):
 def test_quality_shows_what_is_known(group):
     figure = quality_figure(group.sessions, "x")
     assert "mean framewise displacement (mm): 0.11 to 0.26, median 0.185" in figure.markup
-    without = [replace(s, quality=Quality(minutes=5.0)) for s in group.sessions]
+    without = [replace(s, quality=Pooled(minutes=5.0)) for s in group.sessions]
     assert "framewise" not in quality_figure(without, "x").markup
-    assert quality_figure([replace(s, quality=Quality()) for s in group.sessions], "x") is None
+    assert quality_figure([replace(s, quality=Pooled()) for s in group.sessions], "x") is None

@@ -3,8 +3,8 @@
 import pytest
 
 from bids_fmmtc.learning.bundle.calibrate import EMBEDDING
-from bids_fmmtc.learning.judging.decide import RANGES, WORDS
 from bids_fmmtc.modalities import TABLE, about
+from bids_fmmtc.quality import ABOUT
 from bids_fmmtc.report.kit.words import (
     FLAG_WORDS,
     REFERENCE_WORDS,
@@ -23,7 +23,7 @@ def test_every_flag_of_a_recording_has_words():
 
 
 def test_every_entry_of_the_reference_has_words():
-    assert set(RANGES) | set(WORDS) == set(REFERENCE_WORDS)
+    assert {name for name, about in ABOUT.items() if about.reference} == set(REFERENCE_WORDS)
     assert not any(is_embedding(name) for name in REFERENCE_WORDS)
     for name in TABLE:
         assert is_embedding(f"{EMBEDDING}{name}")
