@@ -192,15 +192,18 @@ def over_runs(name: str, values: Iterable[float | None]) -> float | None:
     return sum(known) / len(known) if rule == "mean" else sum(known)
 
 
-def read_quality(content: Mapping[str, object]) -> Quality:
+def read_quality(content: Mapping[str, object], record: str = "record") -> Quality:
     """Return the quality in the record of a recording; what another version stored besides is left out.
+
+    ``record`` is what to call it in messages.
 
     Raises
     ------
     DataError
         It is not there, or a number is missing or none.
     """
-    return from_json(Quality, content.get("Quality"), "Quality", Strictness(drop=lambda _: None))
+    again = Strictness(hint="Run this recording again.", drop=lambda _: None)
+    return from_json(Quality, content.get("Quality"), f"{record}.Quality", again)
 
 
 def quality_in(content: Mapping[str, object]) -> Quality | None:

@@ -175,7 +175,7 @@ def reopen(record: Path, recipe: Recipe, xyz: Float32, content: Mapping[str, Any
     table = read_series(record.with_name(names[0]))
     if table.values.shape[1] != len(xyz):
         raise DataError(f"{names[0]} has {table.values.shape[1]} parcels, the atlas {len(xyz)}.")
-    quality = read_quality(content)
+    quality = read_quality(content, record.name)
     values = table.values.astype(np.float32)
     return SeriesSource(content["Key"], values, quality.repetition_time, xyz, recipe, quality=quality)
 

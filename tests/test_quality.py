@@ -39,7 +39,7 @@ def test_what_is_asked_of_some_recordings_only_is_not_written_of_others():
 @pytest.mark.parametrize("change", [{"n_frames": None}, {"n_frames": "3"}, {"tsnr": float("inf")}, {"padded": 1}])
 def test_what_is_no_quality_is_none(change):
     content = {"Quality": to_json(FAULTLESS) | change}
-    with pytest.raises(DataError, match=rf"Quality\.{next(iter(change))}: "):
+    with pytest.raises(DataError, match=rf"record\.Quality\.{next(iter(change))}: "):
         read_quality(content)
     assert quality_in(content) is None
     assert quality_in({}) is None

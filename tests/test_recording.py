@@ -322,7 +322,7 @@ def test_an_import_writes_what_an_image_does_and_says_so(imported):
     report = process_subject(imported, lambda _: None)
     (row,) = report.recordings
     assert row.ok, row
-    assert row["flags"] == ["imported_series"]
+    assert row.flags == ("imported_series",)
     assert row.quality.mean_fd == pytest.approx(3 * 0.5 / 260, rel=1e-5)
     func = imported.output / "sub-01" / "func"
     stem = "sub-01_task-rest_space-unknown_atlas-Demo"

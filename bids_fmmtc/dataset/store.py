@@ -313,7 +313,7 @@ def read_features(path: Path, record: Mapping[str, Any] | None = None) -> Featur
             )
         arrays = load(data)
         windows = arrays.pop("windows")
-        return Features(record["Key"], windows, arrays, read_quality(record), record["RecipeDigest"])
+        return Features(record["Key"], windows, arrays, read_quality(record, path.name), record["RecipeDigest"])
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         if isinstance(error, DataError):
             raise

@@ -35,6 +35,7 @@ from bids_fmmtc.dataset.store import (
     write_table,
 )
 from bids_fmmtc.errors import DataError, OutputError
+from bids_fmmtc.plain import to_json
 from bids_fmmtc.types import Features, Recording
 
 RECORDING = Recording("01", "a", "rest", "1", (("acq", "x"),), "S", "2", Path("/b"), None, None, 2.0, Path("/d"))
@@ -259,7 +260,13 @@ def stored(tmp_path):
     features = Features("k", np.array([[0, 5], [5, 10]], np.int32), arrays, FAULTLESS, "digest")
     sha256 = write_features(tmp_path / "x_features.safetensors", features)
     path = tmp_path / "x_features.json"
-    record = {"Key": "k", "Status": "ok", "FeaturesSHA256": sha256, "Quality": {"flags": []}, "RecipeDigest": "digest"}
+    record = {
+        "Key": "k",
+        "Status": "ok",
+        "FeaturesSHA256": sha256,
+        "Quality": to_json(FAULTLESS),
+        "RecipeDigest": "digest",
+    }
     write_json(path, record)
     return features, path
 

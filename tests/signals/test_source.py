@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from bids_fmmtc.errors import ConfoundsError, CoverageError, ImageError, RepetitionTimeError, SpaceError
+from bids_fmmtc.plain import to_json
+from bids_fmmtc.quality import read_quality
 from bids_fmmtc.recipe import Denoising, Recipe, SpaceSpec, Windows
 from bids_fmmtc.signals import source as module
 from bids_fmmtc.signals.atlas import read_atlas
@@ -84,8 +86,8 @@ def test_what_a_real_recording_gives(taken_as_one):
     assert source.scaled[:, ~source.lost].std() == pytest.approx(1, rel=1e-4)
     assert source.xyz.shape == (424, 3)
     quality = source.quality
-    assert json.loads(json.dumps(quality, allow_nan=False)) == quality
-    assert quality.flags == ["space_affine"]
+    assert read_quality({"Quality": json.loads(json.dumps(to_json(quality), allow_nan=False))}) == quality
+    assert quality.flags == ("space_affine",)
     assert (quality.n_frames, quality.n_lost_parcels, quality.minutes_left) == (260, 2, 6.5)
     assert 10 < quality.tsnr < 500
 
