@@ -240,7 +240,8 @@ def run_neurostorm(options):
         guard = neurostorm.check_guard(cache)
     table = neurostorm.summarise(runs)
     print(neurostorm.markdown(table, rounds, size) + "\n")
-    print(f"Compiling once, kept from process to process: {compiling['first_cpu_s']:.1f} CPU s of the first clip.\n")
+    once = compiling["cpu_s"] - table["numba"]["cpu_s"]
+    print(f"Compiling once, kept from process to process: {once:.1f} CPU s, in a process beside the first.\n")
     anywhere = [*neurostorm.agreement(table, runs), guard]
     if options.quick:
         print("Quick: a small grid and one round say nothing about the other targets.")
