@@ -33,14 +33,17 @@ from bids_fmmtc.learning.judging.evaluate import Scheme, cross_validate, final_m
 from bids_fmmtc.learning.judging.intervals import estimates, permutation_p
 from bids_fmmtc.learning.judging.metrics import CLASSIFICATION, auroc, calibration_slope
 from bids_fmmtc.learning.judging.nested import Inner, probabilities
-from bids_fmmtc.learning.judging.verdict import PRIMARY, verdicts
 from bids_fmmtc.learning.learners.linear import LinearLearner
 from bids_fmmtc.learning.ledger import Ledger
+from bids_fmmtc.modalities.about import LETTERS
+from bids_fmmtc.plain import to_json
+from bids_fmmtc.results.measures import MEASURES, PRIMARY
+from bids_fmmtc.results.verdict import verdicts
 from bids_fmmtc.settings import GroupSettings, Settings
 
 BOTH = ("brainlm", "fc")
 AREAS = ("auroc", "auroc_within")
-AREA = PRIMARY["classification"]
+AREA = PRIMARY["classification"].name
 
 
 def value_of(name, y, judged):
@@ -58,7 +61,7 @@ def evaluated(cohort, scheme, *, left_out=False):
     study = Study(**given)
     asked = GroupSettings(outcome="responder", permutations=0, leave_one_site_out=left_out)
     found = evaluation(study, judge_all(study), Settings(Path(), Path(), "group", group=asked))
-    return found, verdicts(found)
+    return to_json(found), [each.text for each in verdicts(found, LETTERS)]
 
 
 def say(line):
@@ -108,7 +111,7 @@ def noise(options):
         n_train = len(cohort) * (1 - 1 / scheme.folds)
         found = estimates(cohort.y, judged, cohort.groups, chosen, n_train)
         null = null_areas(cohort, scheme, options.permutations)
-        row = {name: estimate.to_json() for name, estimate in found.items()}
+        row = {name: to_json(estimate) for name, estimate in found.items()}
         row["p"] = {name: permutation_p(found[name].value, null[name]) for name in AREAS}
         row["published"] = published(cohort)
         rows.append(row)
@@ -120,7 +123,7 @@ def show_noise(rows, options):
     n = len(rows)
     lines = []
     for name in (*AREAS, "mcc", "balanced_accuracy"):
-        chance = CLASSIFICATION[name].chance
+        chance = MEASURES[name].chance
         values = np.array([row[name]["value"] for row in rows])
         covered = sum(row[name]["low"] <= chance <= row[name]["high"] for row in rows)
         claimed = sum(row[name]["low"] > chance for row in rows)

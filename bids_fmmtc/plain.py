@@ -1,6 +1,7 @@
 """Values to plain JSON and back: the type hints of a frozen dataclass are its schema.
 
-`to_json` writes every field by its name, `from_json` builds the value again and names what does not fit. A new field
+`to_json` writes every field by its name, `from_json` builds the value again and names what does not fit. A class that
+is stored otherwise says so by ``as_stored`` (to plain data) and ``from_stored`` (from a mapping). A new field
 of a value needs nothing here; one that is to leave what was stored before it as it was is `unwritten` at its default.
 """
 
@@ -10,7 +11,7 @@ import dataclasses
 import enum
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePath
@@ -43,6 +44,7 @@ def to_json(value: Any, *, whole: bool = False) -> Any:
     whole
         Spell out fields that are `unwritten`, too.
     """
+    value = value.as_stored() if hasattr(value, "as_stored") else value
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             f.name: _inner(getattr(value, f.name), _hints(type(value))[f.name], whole=whole)
@@ -78,11 +80,15 @@ class Strictness:
         What the user can do about it.
     drop
         Takes the line that tells of an unknown field, which is then dropped; None refuses the field.
+    forgive
+        Drop and tell of values that do not fit, too: a field has its default or is None, an entry of a list or mapping
+        is left out, and what lacks a value that it must have does not fit itself.
     """
 
     error: type[FmmtcError] = DataError
     hint: str = ""
     drop: Callable[[str], object] | None = None
+    forgive: bool = False
 
     def wrong(self, message: str) -> FmmtcError:
         """Return the error to raise."""
@@ -131,13 +137,15 @@ def _build(kind: Any, data: Any, where: str, how: Strictness) -> Any:
     if origin is Mapping and args[1] is not Any:
         if not isinstance(data, Mapping):
             raise how.wrong(f"{where}: expected an object, found {_shown(data)}.")
-        return {str(k): _build(args[1], v, f"{where}.{k}", how) for k, v in data.items()}
+        return _fitting({str(k): (args[1], v) for k, v in data.items()}, where, how)
     return _scalar(kind, data, where, how)
 
 
 def _dataclass(kind: Any, data: Any, where: str, how: Strictness) -> Any:
     if not isinstance(data, Mapping):
         raise how.wrong(f"{where}: expected an object, found {_shown(data)}.")
+    if hasattr(kind, "from_stored"):
+        return kind.from_stored(data)
     hints = _hints(kind)
     unknown = sorted(str(name) for name in data if name not in hints)
     if unknown:
@@ -145,16 +153,39 @@ def _dataclass(kind: Any, data: Any, where: str, how: Strictness) -> Any:
         if how.drop is None:
             raise how.wrong(line)
         how.drop(line)
-    for f in dataclasses.fields(kind):
-        if f.name not in data and f.default is f.default_factory is dataclasses.MISSING:
-            raise how.wrong(f"{where}: field {f.name} is missing.")
-    values = {name: _build(hints[name], v, f"{where}.{name}", how) for name, v in data.items() if name in hints}
+    required = _required(kind)
+    for name in required - data.keys():
+        raise how.wrong(f"{where}: field {name} is missing.")
+    values = _fitting({name: (hints[name], v) for name, v in data.items() if name in hints}, where, how)
+    for name in required & (data.keys() - values.keys()):  # forgiven, if nothing can stand for them
+        if NoneType not in get_args(hints[name]):
+            raise how.wrong(f"{where}.{name}: nothing that fits is stored.")
+        values[name] = None
     try:
         return kind(**values)
     except FmmtcError:
         raise
     except ValueError as error:  # what a value refuses when it is made
         raise how.wrong(f"{where}: {error}.") from None
+
+
+def _required(kind: Any) -> Set[str]:
+    """Return the names of fields without a default, in their order."""
+    missing = dataclasses.MISSING
+    return dict.fromkeys(f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is missing).keys()
+
+
+def _fitting(entries: Mapping[str, tuple[Any, Any]], where: str, how: Strictness) -> dict[str, Any]:
+    """Build values by their names, of kinds that are given; forgiving, leave out those that do not fit."""
+    built = {}
+    for name, (kind, data) in entries.items():
+        try:
+            built[name] = _build(kind, data, f"{where}{'' if name.startswith('[') else '.'}{name}", how)
+        except FmmtcError as error:
+            if not how.forgive or how.drop is None:
+                raise
+            how.drop(str(error))
+    return built
 
 
 def _union(kinds: Sequence[Any], data: Any, where: str, how: Strictness) -> Any:
@@ -178,7 +209,8 @@ def _listed(origin: Any, args: Sequence[Any], data: Any, where: str, how: Strict
         kinds = kinds[:1] * len(data)
     if len(kinds) != len(data):
         raise how.wrong(f"{where}: expected {len(kinds)} values, found {len(data)}.")
-    built = (_build(kind, v, f"{where}[{i}]", how) for i, (kind, v) in enumerate(zip(kinds, data, strict=True)))
+    pairs = {f"[{i}]": (kind, v) for i, (kind, v) in enumerate(zip(kinds, data, strict=True))}
+    built = _fitting(pairs, where, how).values()
     return list(built) if origin is list else tuple(built)
 
 

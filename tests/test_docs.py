@@ -24,8 +24,8 @@ from bids_fmmtc.group import results
 from bids_fmmtc.learning.explaining import checks as attribution_checks
 from bids_fmmtc.learning.explaining import tables as attribution_tables
 from bids_fmmtc.learning.judging import metrics
-from bids_fmmtc.learning.trial import plan as trial_plan
 from bids_fmmtc.report.kit import words
+from bids_fmmtc.results import trial as trial_plan
 from bids_fmmtc.signals.quality import FLAGS
 
 ROOT = Path(__file__).parents[1]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import gzip
 import logging
+import operator
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -26,6 +26,7 @@ from bids_fmmtc.learning.explaining.explain import Explainer, mean_features
 from bids_fmmtc.learning.explaining.paths import InputPath, SeriesPath, VolumePath, seconds_a_clip
 from bids_fmmtc.learning.judging.evaluate import Final
 from bids_fmmtc.modalities import Differentiable, Encoder, OfVolumes
+from bids_fmmtc.results.evaluation import Compared, Explanation, Part, Sanity
 from bids_fmmtc.settings import Settings
 from bids_fmmtc.types import Atlas, Cohort
 
@@ -38,7 +39,7 @@ RANDOM_HEADS = 3
 CLASSES = ("non-responder", "responder")
 
 
-def explain(study: Study, final: Final, encoders: Sequence[Encoder], settings: Settings) -> dict[str, Any]:
+def explain(study: Study, final: Final, encoders: Sequence[Encoder], settings: Settings) -> Explanation:
     """Explain the final model on its cohort, on people asked for, and on other cohorts; write tables and maps.
 
     Parameters
@@ -47,11 +48,6 @@ def explain(study: Study, final: Final, encoders: Sequence[Encoder], settings: S
         Those at hand: parcels and voxels are reached through them. One that is not leaves its vector an input of its
         own. Through volumes a person costs minutes to hours, so of a group only those people who are asked for
         (``--explain``, ``--explain-volumes``) are explained so.
-
-    Returns
-    -------
-    dict
-        What ``evaluation.json`` says of it, JSON-ready.
 
     Raises
     ------
@@ -70,17 +66,18 @@ def explain(study: Study, final: Final, encoders: Sequence[Encoder], settings: S
     group = group_attribution(people, _classes(cohort, rows), seed=settings.seed)
     folder = study.folder / ATTRIBUTION
     _write_group(folder, group, scans.atlas)
-    found = {"status": "ok", "of": len(cohort), **_facts(group, scans.atlas)}
-    found["windows_each"] = WINDOWS if explainer.paths else None
-    found["encoder"] = bool(explainer.paths)
-    found["through"] = sorted(explainer.through)
-    found["sanity"] = _sanity(study, explainer, scans, rows, group, folder)
+    found = replace(
+        _facts(group, scans.atlas, len(cohort)),
+        windows_each=WINDOWS if explainer.paths else None,
+        encoder=bool(explainer.paths),
+        through=tuple(sorted(explainer.through)),
+        sanity=_sanity(study, explainer, scans, rows, group, folder),
+    )
     _say_cost(study, own, scans, asked, None)
     for row in asked:
         _write_person(folder, _person(own, cohort, scans, row), scans.atlas)
-    found["participants"] = [cohort.keys[row] for row in asked]
-    found["compared"] = _others(study, explainer, group, settings)
-    return found
+    compared = _others(study, explainer, group, settings)
+    return replace(found, participants=tuple(cohort.keys[row] for row in asked), compared=compared)
 
 
 def _rows(explainer: Explainer, cohort: Cohort, settings: Settings) -> list[int]:
@@ -168,23 +165,25 @@ def _person(
     return explainer.explain(cohort.keys[row], arrays, inputs, keep_time=keep_time)
 
 
-def _facts(group: GroupAttribution, atlas: Atlas) -> dict[str, Any]:
-    parcels = sorted(tables.parcel_rows(group, atlas), key=lambda r: r["rank"])
-    return {
-        "people": len(group.keys),
-        "shares": tables.share_rows(group),
-        "top_parcels": parcels[:20],
-        "top_edges": tables.edge_rows(group, atlas, 20) if "edges" in group.maps else [],
-        "completeness_error": group.error,
-        "steps": group.steps,
-        "baseline": dict(group.baseline),
-        "top_stability": group.top_stability,
-    }
+def _facts(group: GroupAttribution, atlas: Atlas, sessions: int) -> Explanation:
+    parcels = tables.parcel_rows(group, atlas)
+    return Explanation(
+        status="ok",
+        of=sessions,
+        people=len(group.keys),
+        shares=tuple(tables.share_rows(group)),
+        top_parcels=tuple(sorted(parcels, key=operator.itemgetter("rank"))[:20]),
+        top_edges=tuple(tables.edge_rows(group, atlas, 20)) if "edges" in group.maps else (),
+        completeness_error=group.error,
+        steps=group.steps,
+        baseline=dict(group.baseline),
+        top_stability=group.top_stability,
+    )
 
 
 def _sanity(
     study: Study, explainer: Explainer, scans: Scans, rows: Sequence[int], group: GroupAttribution, folder: Path
-) -> dict[str, Any]:
+) -> Sanity:
     """Compare with heads of random weights (Adebayo et al. 2018): maps that look the same tell nothing of the model."""
     heads = 1 if explainer.paths else RANDOM_HEADS
     random = []
@@ -196,12 +195,14 @@ def _sanity(
     write_described(
         folder / "sanity", "Maps of the model and of models with random weights", described(SANITY_COLUMNS), check.rows
     )
-    return {"passes": check.passes, "text": check.text, "rows": list(check.rows)}
+    return Sanity(check.passes, check.text, check.rows)
 
 
-def _others(study: Study, explainer: Explainer, group: GroupAttribution, settings: Settings) -> dict[str, Any]:
+def _others(
+    study: Study, explainer: Explainer, group: GroupAttribution, settings: Settings
+) -> dict[str, Compared | Part]:
     """Put the model's behaviour on each other cohort beside that on its own; what fails says why."""
-    found: dict[str, Any] = {}
+    found: dict[str, Compared | Part] = {}
     for name, folder, outcome in settings.group.external:
         try:
             cohort, scans = load_other(settings, study, folder, outcome).cohort, scans_of((folder,), settings)
@@ -210,7 +211,7 @@ def _others(study: Study, explainer: Explainer, group: GroupAttribution, setting
             other = group_attribution(people, _classes(cohort, rows), seed=settings.seed)
             table = compare(group, other)
         except FmmtcError as error:
-            found[name] = {"status": "failed", "reason": str(error)}
+            found[name] = Part("failed", str(error))
             continue
         target = study.folder / ATTRIBUTION / f"cohort-{name}"
         _write_group(target, other, scans.atlas)
@@ -220,7 +221,7 @@ def _others(study: Study, explainer: Explainer, group: GroupAttribution, setting
             described(COMPARISON_COLUMNS),
             table,
         )
-        found[name] = {"status": "ok", "rows": table}
+        found[name] = Compared("ok", tuple(table))
     return found
 
 

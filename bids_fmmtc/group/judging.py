@@ -1,4 +1,4 @@
-"""The evaluation of an analysis: every contestant on the same folds, tests, sites, other cohorts; JSON-ready."""
+"""The evaluation of an analysis: every contestant on the same folds, tests, sites, other cohorts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
@@ -17,16 +17,30 @@ from bids_fmmtc.learning.judging.contestants import LEARNERS, Contestant, contes
 from bids_fmmtc.learning.judging.evaluate import Final, Judgements, cross_validate, permutation_null
 from bids_fmmtc.learning.judging.intervals import corrected_t, difference, estimates, fold_values, permutation_p
 from bids_fmmtc.learning.judging.metrics import CLASSIFICATION, REGRESSION, Metric
-from bids_fmmtc.learning.judging.verdict import PRIMARY
 from bids_fmmtc.learning.learner import Learner
+from bids_fmmtc.plain import from_json
+from bids_fmmtc.results.estimate import Estimate
+from bids_fmmtc.results.evaluation import (
+    Adapted,
+    Comparison,
+    Division,
+    Elsewhere,
+    Evaluation,
+    Excluded,
+    LeftOut,
+    Metrics,
+    Part,
+    Permutation,
+    Published,
+    Scored,
+)
+from bids_fmmtc.results.measures import FALLBACK, PRIMARY
 from bids_fmmtc.settings import GroupSettings, Settings
 from bids_fmmtc.types import Cohort, Float64, OutcomeKind
 
 log = logging.getLogger("bids_fmmtc")
 
 PERMUTATIONS = 1000
-FALLBACK = "r2"
-"""Measure of regression that is defined for a model that says the same of everybody, too."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,32 +73,30 @@ def judge_all(study: Study) -> list[Judged]:
     return done
 
 
-def evaluation(study: Study, judged: Sequence[Judged], settings: Settings) -> dict[str, Any]:
-    """Return the comparison, the permutation test and the checks by site, JSON-ready."""
+def evaluation(study: Study, judged: Sequence[Judged], settings: Settings) -> Evaluation:
+    """Return the comparison, the permutation test and the checks by site."""
     cohort, model = study.cohort, judged[0]
-    found: dict[str, Any] = {
-        "kind": cohort.kind,
-        "n": len(cohort),
-        "people": people(study),
-        "scheme": {
-            "folds": study.scheme.folds,
-            "repeats": study.scheme.repeats,
-            "inner_folds": study.scheme.inner.folds,
-            "seed": study.scheme.seed,
-            "threads": settings.omp_nthreads,
-            "interval": "95 %, bootstrap over people, widened for cross-validation (Nadeau and Bengio 2003)",
-        },
-        "models": {each.contestant.name: _model(study, each) for each in judged},
-        "comparisons": [_compared(study, model, each) for each in judged[1:] if each.judgements is not None],
-    }
     permutations = _permutations(study, settings.group)
-    if permutations:
-        found["permutation"] = _permutation(study, model, permutations)
-    if cohort.sites is not None and len(set(cohort.sites)) > 1:
-        found["within_site"] = _within_site(study, made(model))
-    if settings.group.leave_one_site_out:
-        found["leave_one_site_out"] = _left_out(study, model.contestant)
-    return found
+    sites = cohort.sites is not None and len(set(cohort.sites)) > 1
+    division = Division(
+        folds=study.scheme.folds,
+        repeats=study.scheme.repeats,
+        inner_folds=study.scheme.inner.folds,
+        seed=study.scheme.seed,
+        threads=settings.omp_nthreads,
+        interval="95 %, bootstrap over people, widened for cross-validation (Nadeau and Bengio 2003)",
+    )
+    return Evaluation(
+        kind=cohort.kind,
+        n=len(cohort),
+        people=people(study),
+        scheme=division,
+        models={each.contestant.name: _scored(study, each) for each in judged},
+        comparisons=tuple(_compared(study, model, each) for each in judged[1:] if each.judgements is not None),
+        permutation=_permutation(study, model, permutations) if permutations else None,
+        within_site=_within_site(study, made(model)) if sites else None,
+        leave_one_site_out=_left_out(study, model.contestant) if settings.group.leave_one_site_out else None,
+    )
 
 
 def _permutations(study: Study, asked: GroupSettings) -> int:
@@ -113,20 +125,21 @@ def learner_of(each: Judged) -> Learner:
     return each.contestant.learner
 
 
-def published(study: Study) -> dict[str, Any]:
+def published(study: Study) -> Published | Part:
     """Run the published protocol beside ours, so that the difference is seen; refused for a number as outcome."""
     from bids_fmmtc.learning.judging.published import published_protocol  # noqa: PLC0415
     from bids_fmmtc.learning.learners.epochs import TrainingOptions  # noqa: PLC0415  (torch)
 
     if study.cohort.kind == "regression":
-        return {"status": "not run", "reason": "the published protocol classifies; give --responder-if"}
+        return Part("not run", "the published protocol classifies; give --responder-if")
     blocks = learnt_from(study.cohort)
     head: Literal["fmmtc", "linear"] = "linear" if study.setup.head == "linear" else "fmmtc"
     options = TrainingOptions(**study.setup.options)
     try:
-        return {"status": "ok", **published_protocol(study.cohort, blocks, options, study.setup, head)}
+        found = published_protocol(study.cohort, blocks, options, study.setup, head)
     except FmmtcError as error:
-        return {"status": "failed", "reason": str(error)}
+        return Part("failed", str(error))
+    return from_json(Published, {"status": "ok", **found}, "the published protocol")
 
 
 def _trained(study: Study) -> float:
@@ -134,41 +147,42 @@ def _trained(study: Study) -> float:
     return len(study.cohort) * (1 - 1 / study.scheme.folds)
 
 
-def _model(study: Study, each: Judged) -> dict[str, Any]:
-    about = {"text": each.contestant.text, "role": each.contestant.role}
+def _scored(study: Study, each: Judged) -> Scored:
+    about = each.contestant
     if each.judgements is None:
-        return {**about, "status": "not run", "reason": each.contestant.reason}
-    cohort = study.cohort
-    found = estimates(
-        cohort.y, each.judgements, cohort.groups, measures(cohort.kind), _trained(study), study.scheme.seed
-    )
-    metrics = {name: estimate.to_json() for name, estimate in found.items()}
-    return {**about, "status": "ok", "metrics": metrics, "settings": [list(s) for s in each.judgements.settings]}
+        return Scored(about.text, about.role, "not run", about.reason)
+    metrics = _measured(study.cohort, each.judgements, _trained(study), study.scheme.seed)
+    return Scored(about.text, about.role, "ok", metrics=metrics, settings=each.judgements.settings)
 
 
-def _compared(study: Study, model: Judged, other: Judged) -> dict[str, Any]:
+def _measured(cohort: Cohort, judged: Judgements, n_train: float | None, seed: int) -> Metrics:
+    """Return every measure of judgements of a cohort."""
+    return estimates(cohort.y, judged, cohort.groups, measures(cohort.kind), n_train, seed)
+
+
+def _compared(study: Study, model: Judged, other: Judged) -> Comparison:
     """Return by how much the model is better than another on the same people and folds, and two tests of it."""
     cohort, seed = study.cohort, study.scheme.seed
-    name = PRIMARY[cohort.kind]
+    name = PRIMARY[cohort.kind].name
     ours, theirs = made(model), made(other)
     ones = np.ones((1, len(cohort)))
     if np.isnan(measures(cohort.kind)[name](cohort.y, theirs, ones)).any():
-        name = FALLBACK  # a constant has no correlation, but an error
+        name = FALLBACK.name  # a constant has no correlation, but an error
     metric = measures(cohort.kind)[name]
     by_fold = fold_values(cohort.y, ours, metric) - fold_values(cohort.y, theirs, metric)
     n_train = _trained(study)
-    return {
-        "against": other.contestant.name,
-        "metric": name,
-        "difference": difference(cohort.y, ours, theirs, metric, cohort.groups, n_train, seed).to_json(),
-        "corrected_resampled_t": corrected_t(by_fold, n_train, len(cohort) - n_train).to_json(),
-    }
+    return Comparison(
+        against=other.contestant.name,
+        metric=name,
+        difference=difference(cohort.y, ours, theirs, metric, cohort.groups, n_train, seed),
+        corrected_resampled_t=corrected_t(by_fold, n_train, len(cohort) - n_train),
+    )
 
 
-def _permutation(study: Study, model: Judged, n: int) -> dict[str, Any]:
+def _permutation(study: Study, model: Judged, n: int) -> Permutation:
     """Repeat the whole procedure on outcomes dealt out anew."""
     cohort, learner = study.cohort, learner_of(model)
-    name = PRIMARY[cohort.kind]
+    name = PRIMARY[cohort.kind].name
     metric = measures(cohort.kind)[name]
 
     def statistic(y: Float64, judged: Judgements) -> float:
@@ -176,28 +190,22 @@ def _permutation(study: Study, model: Judged, n: int) -> dict[str, Any]:
 
     observed = statistic(cohort.y, made(model))
     null = permutation_null(learner, cohort, study.scheme, statistic, n, study.ledger, study.setup.say)
-    return {
-        "metric": name,
-        "n": n,
-        "observed": observed,
-        "p": permutation_p(observed, null),
-        "null": [float(f"{v:.6g}") for v in null],
-    }
+    shown = tuple(float(f"{v:.6g}") for v in null)
+    return Permutation(metric=name, n=n, observed=observed, p=permutation_p(observed, null), null=shown)
 
 
-def _within_site(study: Study, judged: Judgements) -> dict[str, Any]:
+def _within_site(study: Study, judged: Judgements) -> Estimate:
     """Return the first measure among people of one site judged by one model: what is left without the site."""
     cohort = study.cohort
     names, site = np.unique(np.asarray(cohort.sites, dtype=str), return_inverse=True)
     by_site = replace(judged, fold=np.where(judged.fold >= 0, judged.fold * len(names) + site, -1))
-    name = PRIMARY[cohort.kind]
+    name = PRIMARY[cohort.kind].name
     table = {name: measures(cohort.kind)[name]}
-    found = estimates(cohort.y, by_site, cohort.groups, table, _trained(study), study.scheme.seed)
-    return found[name].to_json()
+    return estimates(cohort.y, by_site, cohort.groups, table, _trained(study), study.scheme.seed)[name]
 
 
-def _left_out(study: Study, contestant: Contestant) -> dict[str, Any]:
-    """Judge every site by a model of the others; ``status`` tells where that cannot be."""
+def _left_out(study: Study, contestant: Contestant) -> LeftOut | Part:
+    """Judge every site by a model of the others; the reason where that cannot be."""
     cohort = study.cohort
     if contestant.learner is None or cohort.sites is None:
         raise ValueError("there is no model or no site")
@@ -209,14 +217,10 @@ def _left_out(study: Study, contestant: Contestant) -> dict[str, Any]:
             contestant.learner, cohort, [list(folds.values())], study.scheme.inner, "leave-one-site-out"
         )
     except DataError as error:
-        return {"status": "not run", "reason": str(error)}
+        return Part("not run", str(error))
     n_train = float(np.mean([len(fold.train) for fold in folds.values()]))
-    metrics = estimates(cohort.y, judged, cohort.groups, measures(cohort.kind), n_train, study.scheme.seed)
-    return {
-        "status": "ok",
-        "sites": {site: len(fold.test) for site, fold in folds.items()},
-        "metrics": {name: estimate.to_json() for name, estimate in metrics.items()},
-    }
+    sites = {site: len(fold.test) for site, fold in folds.items()}
+    return LeftOut("ok", sites, _measured(cohort, judged, n_train, study.scheme.seed))
 
 
 def _refuse_one_class(site: str, cohort: Cohort, fold: Fold) -> None:
@@ -228,19 +232,19 @@ def _refuse_one_class(site: str, cohort: Cohort, fold: Fold) -> None:
         )
 
 
-def judge_others(study: Study, final: Final, settings: Settings) -> dict[str, Any]:
+def judge_others(study: Study, final: Final, settings: Settings) -> dict[str, Elsewhere | Part]:
     """Judge every ``--external`` cohort with the final model, nothing refitted; what fails says why."""
-    found: dict[str, Any] = {}
+    found: dict[str, Elsewhere | Part] = {}
     for name, folder, outcome in settings.group.external:
         log.info("Judging cohort %s", name)
         try:
             found[name] = _other(study, final, settings, folder, outcome)
-        except (FmmtcError, MemoryError, RuntimeError) as error:
-            found[name] = {"status": "failed", "reason": str(error)}
+        except (FmmtcError, MemoryError, RuntimeError, OSError) as error:
+            found[name] = Part("failed", str(error))
     return found
 
 
-def _other(study: Study, final: Final, settings: Settings, folder: Path, outcome: str) -> dict[str, Any]:
+def _other(study: Study, final: Final, settings: Settings, folder: Path, outcome: str) -> Elsewhere:
     loaded = load_other(settings, study, folder, outcome)
     cohort = loaded.cohort
     if cohort.kind != study.cohort.kind:
@@ -252,39 +256,34 @@ def _other(study: Study, final: Final, settings: Settings, folder: Path, outcome
     judged = Judgements(
         value[None], None if label is None else label[None], np.zeros((1, len(cohort)), np.intp), ((final.setting,),)
     )
-    metrics = estimates(cohort.y, judged, cohort.groups, measures(cohort.kind), None, study.scheme.seed)
-    result: dict[str, Any] = {
-        "status": "ok",
-        "n": len(cohort),
-        "excluded": [{"key": out.key, "reason": out.reason} for out in loaded.exclusions],
-        "metrics": {k: estimate.to_json() for k, estimate in metrics.items()},
-        "notes": list(loaded.notes),
-    }
-    if settings.group.adapt:
-        try:
-            result["adapted"] = _adapted(study, final, cohort)
-        except FmmtcError as error:
-            result["adapted"] = {"status": "failed", "reason": str(error)}
-    return result
+    found = Elsewhere(
+        status="ok",
+        n=len(cohort),
+        excluded=tuple(Excluded(out.key, out.reason) for out in loaded.exclusions),
+        metrics=_measured(cohort, judged, None, study.scheme.seed),
+        notes=tuple(loaded.notes),
+    )
+    if not settings.group.adapt:
+        return found
+    try:
+        return replace(found, adapted=_adapted(study, final, cohort))
+    except FmmtcError as error:
+        return replace(found, adapted=Part("failed", str(error)))
 
 
-def _adapted(study: Study, final: Final, cohort: Cohort) -> dict[str, Any]:
+def _adapted(study: Study, final: Final, cohort: Cohort) -> Adapted:
     """Compare, on the same folds of the other cohort, fine-tuning the model there and learning there from scratch."""
     from bids_fmmtc.learning.learners.epochs import TrainingOptions  # noqa: PLC0415  (torch)
     from bids_fmmtc.learning.learners.train import AdaptedLearner  # noqa: PLC0415
 
     there = study.with_cohort(cohort)
-    blocks = learnt_from(cohort)
     options = TrainingOptions(**study.setup.options)
-    learners: dict[str, Learner] = {
-        "adapted": AdaptedLearner(final.fitted.head(), cohort, options, study.setup),
-        "from_scratch": LEARNERS[study.setup.head](cohort, blocks, study.setup),
-    }
     divisions = study.scheme.divisions(cohort)
-    found: dict[str, Any] = {}
-    for name, learner in learners.items():
-        judged = cross_validate(learner, cohort, divisions, study.scheme.inner, f"external/{name}")
-        table = measures(cohort.kind)
-        metrics = estimates(cohort.y, judged, cohort.groups, table, _trained(there), study.scheme.seed)
-        found[name] = {k: estimate.to_json() for k, estimate in metrics.items()}
-    return found
+
+    def judged(learner: Learner, name: str) -> Metrics:
+        found = cross_validate(learner, cohort, divisions, study.scheme.inner, f"external/{name}")
+        return _measured(cohort, found, _trained(there), study.scheme.seed)
+
+    tuned = AdaptedLearner(final.fitted.head(), cohort, options, study.setup)
+    fresh = LEARNERS[study.setup.head](cohort, learnt_from(cohort), study.setup)
+    return Adapted(judged(tuned, "adapted"), judged(fresh, "from_scratch"))

@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,10 +17,14 @@ from bids_fmmtc.dataset.derivatives.records import common_recipe, gather
 from bids_fmmtc.dataset.store import read_record
 from bids_fmmtc.dataset.tables import dataset_roots
 from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError
-from bids_fmmtc.learning.judging.verdict import verdicts
 from bids_fmmtc.modalities import encoder_references
+from bids_fmmtc.modalities.about import LETTERS
 from bids_fmmtc.pages import draw_card, draw_results, redraw
 from bids_fmmtc.participant import steady_torch
+from bids_fmmtc.plain import to_json
+from bids_fmmtc.results.evaluation import Chosen, Evaluation, Part, Saved
+from bids_fmmtc.results.trial import TrialPlan
+from bids_fmmtc.results.verdict import verdicts
 from bids_fmmtc.run import import_series, name_datasets, refuse_writing_into, run_participant_level
 from bids_fmmtc.settings import Settings
 from bids_fmmtc.work import open_work, work_folder
@@ -82,7 +86,7 @@ def _dry_run(settings: Settings) -> int:
 
     study = load_study(settings, work_folder(settings), "cpu", log.debug)
     study.scheme.divisions(study.cohort)
-    sys.stdout.write(f"{study.folder}\n{study.outcomes.definition}\n{json.dumps(people(study), indent=2)}\n")
+    sys.stdout.write(f"{study.folder}\n{study.outcomes.definition}\n{json.dumps(to_json(people(study)), indent=2)}\n")
     for out in study.exclusions:
         sys.stdout.write(f"{out.key}: {out.reason}\n")
     for note in study.notes:
@@ -139,10 +143,10 @@ def _analyse(settings: Settings, told: Sequence[str]) -> int:
     if lost:
         log.error("%s failed now and not before: %s stays as it was. %s", ", ".join(lost), study.folder, _AGAIN)
     undrawn += draw_results(settings.output_dir, study.folder)
-    return undrawn + _failures({name: evaluation.get(name) for name in results.PARTS})
+    return undrawn + results.failures(evaluation)
 
 
-def _built(study: Study, folder: Path, settings: Settings) -> dict[str, Any]:
+def _built(study: Study, folder: Path, settings: Settings) -> Evaluation:
     """Write everything of an analysis into a folder, and return what ``evaluation.json`` holds."""
     from bids_fmmtc.group import judging, results, scans  # noqa: PLC0415  (torch)
     from bids_fmmtc.learning.judging.evaluate import final_model  # noqa: PLC0415
@@ -153,18 +157,26 @@ def _built(study: Study, folder: Path, settings: Settings) -> dict[str, Any]:
     study = scans.with_amplitude(scans.with_random_encoders(study, encoders, settings))
     judged = judging.judge_all(study)
     evaluation = judging.evaluation(study, judged, settings)
-    results.write_comparison(study, evaluation["models"])
+    results.write_comparison(study, evaluation.models)
     results.write_predictions(study, judging.made(judged[0]))
     final = final_model(judging.learner_of(judged[0]), study.cohort, study.scheme.inner, "model")
-    evaluation["final"] = {"setting": final.setting}
+    others = judging.judge_others(study, final, settings)
+    evaluation = replace(evaluation, final=Chosen(final.setting), external=others)
+    said = verdicts(evaluation, LETTERS)
+    evaluation = replace(
+        evaluation, verdicts=tuple(each.text for each in said), verdicts_about=tuple(each.about for each in said)
+    )
     for name, part in _parts(study, judged, final, encoders, evaluation, settings).items():
-        found = _guarded(name, part)
-        if "reason" in found:
-            found["reason"] = found["reason"].replace(str(folder), place)  # where it is for a reader
-        evaluation[name] = found
-        evaluation["verdicts"] = verdicts(evaluation)
+        evaluation = replace(evaluation, **{name: _placed(_guarded(name, part), folder, place)})
     results.write_evaluation(study, evaluation, settings.command)
     return evaluation
+
+
+def _placed(found: Any, folder: Path, place: str) -> Any:
+    """Return a part whose reason names the folder where it is for a reader, not the one it was built in."""
+    if isinstance(found, Part):
+        return replace(found, reason=found.reason.replace(str(folder), place))
+    return found
 
 
 def _parts(
@@ -172,30 +184,30 @@ def _parts(
     judged: Sequence[Judged],
     final: Final,
     encoders: Sequence[Encoder],
-    evaluation: Mapping[str, Any],
+    evaluation: Evaluation,
     settings: Settings,
 ) -> dict[str, Callable[[], Any]]:
-    """Return what follows the evaluation, in order; later parts read what earlier ones left in it."""
+    """Return what follows the evaluation, in order."""
     from bids_fmmtc.group import explaining, judging, planning, results, training  # noqa: PLC0415
 
-    def bundle() -> dict[str, Any]:
+    def bundle() -> Saved | Part:
         if study.cohort.kind == "regression":
-            return {"status": "not run", "reason": "a bundle predicts classes; give --responder-if for one"}
+            return Part("not run", "a bundle predicts classes; give --responder-if for one")
         made = training.write_bundle(study, final, evaluation, settings)
-        return {"status": "ok", "folder": results.BUNDLE, "digest": made.digest}
+        return Saved("ok", results.BUNDLE, made.digest)
 
-    def trial() -> dict[str, Any]:
+    def trial() -> TrialPlan | Part:
         if study.cohort.kind == "regression":
-            return {"status": "not run", "reason": "a trial is planned for responders; give --responder-if"}
+            return Part("not run", "a trial is planned for responders; give --responder-if")
         pooled = sorted(set(study.cohort.arms or ()))
         if len(pooled) > 1 and settings.group.control_arm is None:
             reason = f"arms {', '.join(pooled)} are pooled; name the control with --control-arm, or one drug with --arm"
-            return {"status": "not run", "reason": reason}
+            return Part("not run", reason)
         plan = planning.planned(study, judging.made(judged[0]), final, evaluation, settings)
         results.write_plan(study, plan)
-        return {"status": "ok", **plan.to_json()}
+        return plan
 
-    parts: dict[str, Callable[[], Any]] = {"external": lambda: judging.judge_others(study, final, settings)}
+    parts: dict[str, Callable[[], Any]] = {}
     if settings.group.reference_protocol:
         parts["reference_protocol"] = lambda: judging.published(study)
     parts |= {"bundle": bundle, "trial": trial}
@@ -210,11 +222,4 @@ def _guarded(name: str, part: Callable[[], Any]) -> Any:
         return part()
     except (FmmtcError, MemoryError, RuntimeError, OSError) as error:
         log.error("%s failed: %s", name, " ".join(str(error).split()))
-        return {"status": "failed", "reason": " ".join(f"{error}".split()) or type(error).__name__}
-
-
-def _failures(found: Any) -> int:
-    """Count parts, and parts of parts, that failed."""
-    if isinstance(found, Mapping):
-        return int(found.get("status") == "failed") + sum(_failures(v) for v in found.values())
-    return 0
+        return Part("failed", " ".join(f"{error}".split()) or type(error).__name__)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from bids_fmmtc.group.study import Study
 from bids_fmmtc.learning.judging.evaluate import Final, Judgements
-from bids_fmmtc.learning.judging.intervals import Estimate
-from bids_fmmtc.learning.judging.verdict import PRIMARY, found_effect
+from bids_fmmtc.learning.trial.arm import Arm
 from bids_fmmtc.learning.trial.enrich import plan_trial
-from bids_fmmtc.learning.trial.plan import Arm, Evidence, TrialOptions, TrialPlan
+from bids_fmmtc.results.estimate import Estimate
+from bids_fmmtc.results.evaluation import Evaluation
+from bids_fmmtc.results.trial import Evidence, TrialOptions, TrialPlan
+from bids_fmmtc.results.verdict import found_effect
 from bids_fmmtc.settings import Settings
 
 
-def planned(
-    study: Study, judged: Judgements, final: Final, evaluation: Mapping[str, Any], settings: Settings
-) -> TrialPlan:
+def planned(study: Study, judged: Judgements, final: Final, evaluation: Evaluation, settings: Settings) -> TrialPlan:
     """Plan a trial in which only likely responders are enrolled.
 
     Parameters
@@ -28,7 +28,7 @@ def planned(
     final
         Judges the control arm where that was not learnt from.
     evaluation
-        Content of ``evaluation.json``: whether the model found anything decides what the plan says.
+        Whether the model found anything decides what the plan says.
 
     Raises
     ------
@@ -48,10 +48,9 @@ def planned(
         currency=asked.currency,
         seed=settings.seed,
     )
-    auroc = evaluation["models"]["model"]["metrics"][PRIMARY["classification"]]
-    evidence = Evidence(
-        Estimate(auroc["value"], auroc["low"], auroc["high"]), found_effect(evaluation), final.settled.threshold
-    )
+    # Of the estimate what the plan says; how many draws were undefined stands in the evaluation.
+    auroc = replace(evaluation.estimate("model") or Estimate(None), undefined_draws=0)
+    evidence = Evidence(auroc, found_effect(evaluation), final.settled.threshold)
     drug, control = _arms(study, judged, final, asked.control_arm)
     return plan_trial(drug, options, evidence, control)
 

@@ -19,14 +19,23 @@ from bids_fmmtc.keys import Key
 from bids_fmmtc.learning.bundle.save import refuse_occupied
 from bids_fmmtc.learning.judging.evaluate import Judgements
 from bids_fmmtc.learning.judging.metrics import CLASSIFICATION, REGRESSION
-from bids_fmmtc.learning.judging.verdict import PRIMARY, found_effect, shown
-from bids_fmmtc.learning.trial.plan import COLUMNS, TrialPlan
 from bids_fmmtc.pages import BUNDLE_PAGE
+from bids_fmmtc.results.evaluation import (
+    PARTS,
+    Evaluation,
+    Explanation,
+    Part,
+    Published,
+    Scored,
+    parts_of,
+    states,
+)
+from bids_fmmtc.results.record import Origin, evaluation_of, origin_of, stored
+from bids_fmmtc.results.trial import COLUMNS, TrialPlan
+from bids_fmmtc.results.verdict import NOISE, found_effect, shown
 
 EVALUATION, COMPARISON, PREDICTIONS, EXCLUSIONS = "evaluation.json", "comparison", "predictions", "exclusions"
 TRIAL, ATTRIBUTION, BUNDLE = "trial", "attribution", "bundle"
-PARTS = ("external", "reference_protocol", "bundle", "trial", "explanation")
-"""What follows the evaluation, each of which may fail alone."""
 _TEMPORARY = re.compile(r"\..+\.(tmp|old)")  # of writes that were killed; see dataset.store and learning.save
 Columns = Mapping[str, Mapping[str, Any]]
 
@@ -56,61 +65,59 @@ def write_plan(study: Study, plan: TrialPlan) -> None:
     write_json(study.folder / f"{TRIAL}_plan.json", plain(plan.to_json()))
 
 
-def tell(study: Study, evaluation: Mapping[str, Any]) -> None:
+def tell(study: Study, evaluation: Evaluation) -> None:
     """Print the comparison and what it means; ``study`` has the folder where results are at last."""
-    metric = PRIMARY[study.cohort.kind]
     lines = [f"\n{study.label}: {study.outcomes.definition}, {len(study.cohort)} sessions"]
-    for model in evaluation["models"].values():
-        if model["status"] == "ok":
-            lines.append(f"  {shown(metric, model['metrics'][metric]):<48} {model['text']}")
+    for name, model in evaluation.models.items():
+        estimate = evaluation.estimate(name)
+        if estimate is not None:
+            lines.append(f"  {shown(evaluation.measure, estimate):<48} {model.text}")
         else:
-            lines.append(f"  {'not run':<48} {model['text']}: {model['reason']}")
-    lines += ["", *evaluation["verdicts"]]
-    lines += _notes(evaluation)
-    trial = evaluation.get("trial", {})
-    if trial.get("status") == "ok":
-        lines += ["", f"Enrichment by this model: {trial['verdict']}.", *trial["sentences"]]
+            lines.append(f"  {'not run':<48} {model.text}: {model.reason}")
+    lines += ["", *evaluation.verdicts, *_notes(evaluation)]
+    trial = evaluation.trial
+    if isinstance(trial, TrialPlan):
+        lines += ["", f"Enrichment by this model: {trial.verdict}.", *trial.sentences]
     lines += ["", f"Everything is in {study.folder}", NOT_A_DEVICE]
     sys.stdout.write("\n".join(lines) + "\n")
 
 
-def _notes(evaluation: Mapping[str, Any]) -> list[str]:
+def _notes(evaluation: Evaluation) -> list[str]:
     """Return what must not be overlooked in the parts that follow the evaluation."""
     said = []
-    protocol, explanation = evaluation.get("reference_protocol", {}), evaluation.get("explanation", {})
-    if protocol.get("status") == "ok":
-        said += ["", protocol["text"]]
-    if explanation.get("status") == "ok":
-        said += ["", explanation["sanity"]["text"]]
+    if isinstance(evaluation.reference_protocol, Published):
+        said += ["", evaluation.reference_protocol.text]
+    if isinstance(evaluation.explanation, Explanation):
+        said += ["", evaluation.explanation.sanity.text]
         if not found_effect(evaluation):
-            said.append("Attributions of a model that is not shown to be better than chance describe noise.")
+            said.append(NOISE)
     for name in PARTS:
-        part = evaluation.get(name) or {}
-        if part.get("status") in ("failed", "not run"):
-            said.append(f"{name.replace('_', ' ')} {part['status']}: {part['reason']}")
+        part = getattr(evaluation, name)
+        if isinstance(part, Part):
+            said.append(f"{name.replace('_', ' ')} {part.status}: {part.reason}")
     return said
 
 
-def write_evaluation(study: Study, evaluation: Mapping[str, Any], command: str) -> None:
+def write_evaluation(study: Study, evaluation: Evaluation, command: str) -> None:
     """Write ``evaluation.json``: every figure of the analysis, what it was made of, and sentences on it."""
-    about = {
-        "Description": f"Evaluation of a model of treatment response ({PAPER}).",
-        "IntendedUse": NOT_A_DEVICE,
-        "SoftwareVersion": __version__,
-        "Command": command,
-        "Analysis": study.label,
-        "Outcome": study.outcomes.definition,
-        "Sources": dict(study.outcomes.sources),
-        "Notes": list(study.notes),
-        "Design": study.design,
-        "CohortDigest": study.digest,
-        "RecipeDigest": study.recipe.digest,
-        "Recipe": study.recipe.to_json(),
-    }
-    write_json(study.folder / EVALUATION, {**about, **plain(evaluation)})
+    origin = Origin(
+        description=f"Evaluation of a model of treatment response ({PAPER}).",
+        intended_use=NOT_A_DEVICE,
+        software_version=__version__,
+        command=command,
+        analysis=study.label,
+        outcome=study.outcomes.definition,
+        sources=dict(study.outcomes.sources),
+        notes=tuple(study.notes),
+        design=study.design,
+        cohort_digest=study.digest,
+        recipe_digest=study.recipe.digest,
+        recipe=study.recipe.to_json(),
+    )
+    write_json(study.folder / EVALUATION, plain(stored(origin, evaluation)))
 
 
-def write_comparison(study: Study, models: Mapping[str, Mapping[str, Any]]) -> None:
+def write_comparison(study: Study, models: Mapping[str, Scored]) -> None:
     """Write a row for each contestant, also for those that could not run."""
     metrics = CLASSIFICATION if study.cohort.kind == "classification" else REGRESSION
     columns: dict[str, Mapping[str, Any]] = {
@@ -121,15 +128,14 @@ def write_comparison(study: Study, models: Mapping[str, Mapping[str, Any]]) -> N
         "reason": {"Description": "Why it was not run"},
     }
     for name, metric in metrics.items():
-        columns[name] = {"Description": f"{metric.text}; mean over repeats, out of fold"}
+        columns[name] = {"Description": f"{metric.measure.text}; mean over repeats, out of fold"}
         columns[f"{name}_low"] = {"Description": "Lower end of its 95 % interval"}
         columns[f"{name}_high"] = {"Description": "Upper end of its 95 % interval"}
     rows = []
     for name, model in models.items():
-        row = {"model": name, **{k: model.get(k) for k in ("text", "role", "status", "reason")}}
-        for metric_name, estimate in model.get("metrics", {}).items():
-            row |= {metric_name: estimate["value"]}
-            row |= {f"{metric_name}_{end}": estimate[end] for end in ("low", "high")}
+        row = {"model": name, **{k: getattr(model, k) for k in ("text", "role", "status", "reason")}}
+        for measure, estimate in (model.metrics or {}).items():
+            row |= {measure: estimate.value, f"{measure}_low": estimate.low, f"{measure}_high": estimate.high}
         rows.append(row)
     write_described(study.folder / COMPARISON, "Every model on the same folds", columns, rows)
 
@@ -177,7 +183,7 @@ def refuse_another(study: Study) -> None:
         The folder of its bundle holds something else.
     """
     refuse_occupied(study.folder / BUNDLE, overwrite=True)
-    before = (read_record(study.folder / EVALUATION) or {}).get("Design")
+    before = origin_of(read_record(study.folder / EVALUATION)).design
     if before is None:
         return
     # What an earlier version did not know of was not asked for there.
@@ -210,19 +216,17 @@ def ours(path: PurePosixPath) -> bool:
     return first == BUNDLE or bool(_TEMPORARY.fullmatch(first))
 
 
-def worsened(before: Mapping[str, Any] | None, evaluation: Mapping[str, Any], digest: str) -> list[str]:
+def worsened(before: Mapping[str, Any] | None, evaluation: Evaluation, digest: str) -> list[str]:
     """Return the parts that failed now and that an earlier run of the same cohort has, by its ``evaluation.json``."""
-    if before is None or before.get("CohortDigest") != digest:
+    if before is None or origin_of(before).cohort_digest != digest:
         return []
+    whole = {name for name, status in states(parts_of(evaluation_of(before))) if status == "ok"}
+    return [name for name, status in states(parts_of(evaluation)) if status == "failed" and name in whole]
 
-    def lost(there: Any, here: Any, name: str) -> list[str]:
-        if not (isinstance(there, Mapping) and isinstance(here, Mapping)):
-            return []
-        if here.get("status") == "failed":
-            return [name] if there.get("status") == "ok" else []
-        return [word for key in here if key in there for word in lost(there[key], here[key], f"{name} {key}")]
 
-    return [word for name in PARTS for word in lost(before.get(name), evaluation.get(name), name)]
+def failures(evaluation: Evaluation) -> int:
+    """Return how many parts, and parts of parts, failed that were asked for."""
+    return sum(status == "failed" for _, status in states(parts_of(evaluation)))
 
 
 def write_exclusions(study: Study) -> None:

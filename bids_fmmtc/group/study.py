@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from bids_fmmtc.learning.judging.evaluate import Scheme
 from bids_fmmtc.learning.judging.nested import Inner
 from bids_fmmtc.learning.ledger import Ledger
 from bids_fmmtc.recipe import Recipe
+from bids_fmmtc.results.evaluation import People
 from bids_fmmtc.settings import Settings
 from bids_fmmtc.types import Cohort
 
@@ -247,22 +248,25 @@ def _label(outcome: str, head: str) -> str:
     return f"{plain or 'outcome'}_{head}"
 
 
-def people(study: Study) -> Mapping[str, Any]:
-    """Return how many were found, kept and left out, and why, JSON-ready."""
+def people(study: Study) -> People:
+    """Return how many were found, kept and left out, and why."""
     cohort = study.cohort
     reasons: dict[str, int] = {}
     for out in study.exclusions:
         reasons[out.reason] = reasons.get(out.reason, 0) + 1
-    counts: dict[str, Any] = {
-        "sessions": len(cohort),
-        "participants": len(set(cohort.subjects)),
-        "groups": len(set(cohort.groups)),
-        "excluded": len(study.exclusions),
-        "reasons": dict(sorted(reasons.items())),
-    }
-    if cohort.kind == "classification":
-        counts |= {"responders": int(cohort.y.sum()), "non_responders": int((1 - cohort.y).sum())}
-    for name, column in (("sites", cohort.sites), ("arms", cohort.arms)):
-        if column is not None:
-            counts[name] = {str(k): column.count(k) for k in sorted(set(column))}
-    return counts
+    known = cohort.kind == "classification"
+    return People(
+        sessions=len(cohort),
+        participants=len(set(cohort.subjects)),
+        groups=len(set(cohort.groups)),
+        excluded=len(study.exclusions),
+        reasons=dict(sorted(reasons.items())),
+        responders=int(cohort.y.sum()) if known else None,
+        non_responders=int((1 - cohort.y).sum()) if known else None,
+        sites=_counted(cohort.sites),
+        arms=_counted(cohort.arms),
+    )
+
+
+def _counted(column: Sequence[str] | None) -> dict[str, int] | None:
+    return None if column is None else {str(k): column.count(k) for k in sorted(set(column))}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import shlex
-from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,18 +22,19 @@ from bids_fmmtc.learning.judging.contestants import learnt_from
 from bids_fmmtc.learning.judging.decide import fit_conformal, fit_reference
 from bids_fmmtc.learning.judging.evaluate import Final
 from bids_fmmtc.learning.judging.nested import probabilities
-from bids_fmmtc.learning.judging.verdict import PRIMARY, conformal_caution
+from bids_fmmtc.plain import to_json
+from bids_fmmtc.results.evaluation import NOTHING, Elsewhere, Evaluation, Metrics
+from bids_fmmtc.results.measures import ON_CARD
+from bids_fmmtc.results.verdict import conformal_caution
 from bids_fmmtc.settings import Settings
 from bids_fmmtc.types import Cohort, Float64
 
 CLASSES = ("non-responder", "responder")
 PRIVATE = ("--participant-label", "--explain", "-w", "--work-dir")
 """Options that a card leaves out: who was there, and where this was run."""
-SHOWN = ("auroc", "auprc", "mcc", "balanced_accuracy", "sensitivity", "specificity", "brier", "calibration_slope")
-"""Measures on the card beside the first one."""
 
 
-def write_bundle(study: Study, final: Final, evaluation: Mapping[str, Any], settings: Settings) -> ModelBundle:
+def write_bundle(study: Study, final: Final, evaluation: Evaluation, settings: Settings) -> ModelBundle:
     """Write the bundle that the participant level applies; an earlier one of this analysis is replaced.
 
     Parameters
@@ -42,7 +42,7 @@ def write_bundle(study: Study, final: Final, evaluation: Mapping[str, Any], sett
     final
         The model learnt from everybody.
     evaluation
-        Content of ``evaluation.json``, which the card sums up.
+        What the card sums up.
 
     Raises
     ------
@@ -126,22 +126,24 @@ def _novelty(cohort: Cohort) -> dict[str, Novelty] | None:
     }
 
 
-def _facts(study: Study, final: Final, evaluation: Mapping[str, Any], command: str) -> dict[str, Any]:
-    cohort, models = study.cohort, evaluation["models"]
-    names = (PRIMARY[cohort.kind], *SHOWN)
+def _facts(study: Study, final: Final, evaluation: Evaluation, command: str) -> dict[str, Any]:
+    cohort = study.cohort
 
-    def some(metrics: Mapping[str, Any]) -> dict[str, Any]:
-        return {name: {k: metrics[name][k] for k in ("value", "low", "high")} for name in names}
+    def some(metrics: Metrics | None) -> dict[str, Any]:
+        given = metrics or NOTHING
+        return {name: {k: getattr(given[name], k) for k in ("value", "low", "high")} for name in ON_CARD}
+
+    beside = [model for name, model in evaluation.models.items() if name != "model" and model.judged]
 
     facts: dict[str, Any] = {
         "title": f"{'DEMO MODEL, ' if study.demo else ''}{study.label}",
         "datasets": [folder.name for folder in study.features],
         "classes": {name: _people(cohort, cohort.y == i) for i, name in enumerate(CLASSES)},
         "outcome": study.outcomes.definition,
-        "findings": list(evaluation["verdicts"]),
-        "metrics": some(models["model"]["metrics"]),
-        "baselines": {m["text"]: some(m["metrics"]) for n, m in models.items() if n != "model" and m["status"] == "ok"},
-        "protocol": {**evaluation["scheme"], "setting of the final model": final.setting},
+        "findings": list(evaluation.verdicts),
+        "metrics": some(evaluation.model.metrics),
+        "baselines": {model.text: some(model.metrics) for model in beside},
+        "protocol": {**to_json(evaluation.scheme), "setting of the final model": to_json(final.setting)},
         "software": {
             "bids_fmmtc": __version__,
             **{name: version(name) for name in ("numpy", "scipy", "scikit-learn", "torch", "captum", "statsmodels")},
@@ -157,7 +159,8 @@ def _facts(study: Study, final: Final, evaluation: Mapping[str, Any], command: s
         facts["arms"] = sorted(set(cohort.arms))
     if "age" in cohort.covariates and cohort.covariates["age"].shape[1] == 1:
         facts["ages"] = cohort.covariates["age"][:, 0].tolist()
-    external = {n: some(c["metrics"]) for n, c in evaluation.get("external", {}).items() if c["status"] == "ok"}
+    others = (evaluation.external or NOTHING).items()
+    external = {name: some(cohort.metrics) for name, cohort in others if isinstance(cohort, Elsewhere)}
     if external:
         facts["external"] = external
     return facts

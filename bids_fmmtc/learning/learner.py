@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+from bids_fmmtc.results.evaluation import Setting
 from bids_fmmtc.types import Cohort, Float64, Rows
 
 if TYPE_CHECKING:
@@ -78,10 +79,6 @@ class Learner(Protocol):
         """Return the model learnt from ``train`` at one setting."""
         ...
 
-    def describe(self, choice: int) -> dict[str, Any]:
-        """Return a setting as JSON-ready facts, ``{"penalty": 0.1}`` or ``{"epochs": 37}``.
-
-        Where it lies on the edge of what was tried, ``edge`` says on which (`verdict.EDGES`): beyond it another might
-        do better.
-        """
+    def describe(self, choice: int) -> Setting:
+        """Return a setting by its number."""
         ...

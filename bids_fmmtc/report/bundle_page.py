@@ -10,13 +10,13 @@ from typing import Any
 
 from bids_fmmtc.dataset.derivatives.describe import NAME
 from bids_fmmtc.dataset.store import read_record
-from bids_fmmtc.report.analysis.facts import METRIC_WORDS, PRIMARY
 from bids_fmmtc.report.analysis.forest import ForestRow, forest, interval_text
 from bids_fmmtc.report.kit.figure import Figure
 from bids_fmmtc.report.kit.page import render
 from bids_fmmtc.report.kit.sheet import attempt, plain
 from bids_fmmtc.report.kit.values import estimate_in, mapping, number_of, texts
 from bids_fmmtc.report.kit.words import REFERENCE_WORDS, is_embedding, reference_words
+from bids_fmmtc.results.measures import PRIMARY, words_of
 
 DEEPEST = 6
 SECTIONS = {
@@ -89,7 +89,8 @@ def heading(name: str) -> str:
 
 def performance(card: Mapping[str, Any], name: str) -> Figure | None:
     """Draw the model beside its baselines by the measure of record; None where the card has no such measure."""
-    metric = PRIMARY["classification"]
+    measure = PRIMARY["classification"]
+    metric = measure.name
     own = ForestRow("the model", "model", estimate_in(card.get("metrics"), metric))
     if own.estimate is None:
         return None
@@ -100,7 +101,7 @@ def performance(card: Mapping[str, Any], name: str) -> Figure | None:
     ]
     kept = [row for row in (*rows, *more) if row.estimate is not None]
     caption = "Out of fold, on the same people and folds, with 95 % intervals; baselines include parts of the model."
-    return forest([own, *kept], metric, name, "The model beside its baselines", caption)
+    return forest([own, *kept], measure, name, "The model beside its baselines", caption)
 
 
 def metric_tables(card: Mapping[str, Any], most: int = 4) -> list[dict[str, Any]]:
@@ -111,7 +112,7 @@ def metric_tables(card: Mapping[str, Any], most: int = 4) -> list[dict[str, Any]
     tables = []
     for start in range(0, len(names), most):
         some = names[start : start + most]
-        columns = [("what", "what", "text"), *((name, METRIC_WORDS.get(name, name), "number") for name in some)]
+        columns = [("what", "what", "text"), *((name, words_of(name), "number") for name in some)]
         rows = []
         for what, metrics in shown.items():
             cells = {n: interval_text(estimate_in(metrics, n)) if n in metrics else plain(None) for n in some}
@@ -221,7 +222,7 @@ def _table(value: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _words(name: str) -> str:
-    return METRIC_WORDS.get(name, name)
+    return words_of(name)
 
 
 def _is_estimate(value: Any) -> bool:

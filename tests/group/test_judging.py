@@ -10,7 +10,9 @@ from group.parts import group_words, study
 from bids_fmmtc.cli import parse
 from bids_fmmtc.group import judging
 from bids_fmmtc.group.results import plain
-from bids_fmmtc.learning.judging.verdict import verdicts
+from bids_fmmtc.modalities.about import LETTERS
+from bids_fmmtc.plain import to_json
+from bids_fmmtc.results.verdict import verdicts
 
 WORDS = ("--site-column", "site", "--leave-one-site-out", "--permutations", "0")
 
@@ -23,7 +25,8 @@ def judged(root, change=lambda s: s, words=WORDS):
 
 
 def test_every_contestant_has_figures_or_a_reason(made):
-    found, everyone, evaluation = judged(made)
+    found, everyone, evaluated = judged(made)
+    evaluation = to_json(evaluated)
     assert everyone[0].contestant.name == "model"
     for model in evaluation["models"].values():
         assert (model["status"] == "ok") != ("reason" in model)
@@ -47,8 +50,9 @@ def test_an_outcome_tied_to_the_site_is_exposed(made):
         y[0] = 1 - y[0]
         return s.with_cohort(replace(s.cohort, y=y, arrays={"fc": arrays}))
 
-    _, _, evaluation = judged(made, tied)
-    said = " ".join(verdicts(evaluation))
+    _, _, found = judged(made, tied)
+    said = " ".join(each.text for each in verdicts(found, LETTERS))
+    evaluation = to_json(found)
     assert "The site alone predicts the outcome" in said
     assert "Among people of one site it is not shown to be better" in said or "cannot be told apart" in said
     assert evaluation["leave_one_site_out"]["status"] == "not run"
@@ -59,7 +63,8 @@ def test_a_contestant_that_fails_costs_no_other(made):
     def constant(s):
         return s.with_cohort(replace(s.cohort, covariates={"age": np.full((len(s.cohort), 1), np.inf)}))
 
-    _, _, evaluation = judged(made, constant)
+    _, _, evaluated = judged(made, constant)
+    evaluation = to_json(evaluated)
     assert evaluation["models"]["model"]["status"] == "ok"
     assert evaluation["models"]["covariates"]["status"] in ("not run", "ok")
 
@@ -73,7 +78,7 @@ def test_another_cohort_that_cannot_be_read_says_why(made, other, tmp_path):
     table = other / "bids" / "participants.tsv"
     words = ("--external", f"gone={tmp_path / 'no'}:responder", f"other={other / 'out'}:{table}:responder")
     words += (f"same={made / 'out'}:{made / 'bids' / 'participants.tsv'}:responder",)
-    others = judging.judge_others(found, final, parse(group_words(made, *words), {}))
+    others = to_json(judging.judge_others(found, final, parse(group_words(made, *words), {})))
     assert others["gone"]["status"] == "failed"
     assert "not there" in others["gone"]["reason"]
     assert others["other"]["n"] == 16
@@ -91,7 +96,8 @@ def test_a_model_is_adapted_on_folds_of_the_other_cohort(made, other):
     final = final_model(learner, found.cohort, found.scheme.inner, "m")
     table = other / "bids" / "participants.tsv"
     words = ("--adapt", "--external", f"other={other / 'out'}:{table}:luck")
-    adapted = judging.judge_others(found, final, parse(group_words(made, *words), {}))["other"]["adapted"]
+    others = to_json(judging.judge_others(found, final, parse(group_words(made, *words), {})))
+    adapted = others["other"]["adapted"]
     assert set(adapted) == {"adapted", "from_scratch"}
     assert all(0 <= m["auroc"]["value"] <= 1 for m in adapted.values())
 
@@ -99,8 +105,8 @@ def test_a_model_is_adapted_on_folds_of_the_other_cohort(made, other):
 def test_the_published_protocol_is_marked(made):
     found = study(made)
     found = replace(found, setup=replace(found.setup, options={"epochs": 2}))
-    said = judging.published(found)
+    said = to_json(judging.published(found))
     assert said["inflated"]
     assert "inflated" in said["text"]
     number = study(made, outcome="pain")
-    assert judging.published(number)["status"] == "not run"
+    assert judging.published(number).status == "not run"

@@ -16,7 +16,8 @@ from bids_fmmtc.group.training import public_command, write_bundle
 from bids_fmmtc.learning.bundle.load import CARD
 from bids_fmmtc.learning.bundle.predict import Predictor
 from bids_fmmtc.learning.judging.evaluate import final_model
-from bids_fmmtc.learning.judging.verdict import UNRELIABLE, verdicts
+from bids_fmmtc.modalities.about import LETTERS
+from bids_fmmtc.results.verdict import UNRELIABLE, verdicts
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def trained(made, tmp_path_factory):
     settings = parse(group_words(made, *words), {})
     everyone = judging.judge_all(found)
     evaluation = judging.evaluation(found, everyone, settings)
-    evaluation["verdicts"] = verdicts(evaluation)
+    evaluation = replace(evaluation, verdicts=tuple(each.text for each in verdicts(evaluation, LETTERS)))
     final = final_model(judging.learner_of(everyone[0]), found.cohort, found.scheme.inner, "m")
     return found, final, write_bundle(found, final, evaluation, settings)
 

@@ -19,16 +19,19 @@ from bids_fmmtc.learning.judging.evaluate import Scheme, cross_validate, final_m
 from bids_fmmtc.learning.judging.intervals import permutation_p
 from bids_fmmtc.learning.judging.metrics import CLASSIFICATION, calibration_slope
 from bids_fmmtc.learning.judging.nested import Inner, judge, probabilities
-from bids_fmmtc.learning.judging.verdict import PRIMARY, verdicts
 from bids_fmmtc.learning.learners.blocks import STATISTICS
 from bids_fmmtc.learning.learners.linear import LinearLearner
 from bids_fmmtc.learning.learners.train import NetworkLearner, TrainingOptions
 from bids_fmmtc.learning.ledger import Ledger
+from bids_fmmtc.modalities.about import LETTERS
 from bids_fmmtc.modalities.connectivity import connectivity
+from bids_fmmtc.plain import to_json
+from bids_fmmtc.results.measures import PRIMARY
+from bids_fmmtc.results.verdict import verdicts
 from bids_fmmtc.settings import GroupSettings, Settings
 
 BOTH = ("brainlm", "fc")
-AREA = PRIMARY["classification"]
+AREA = PRIMARY["classification"].name
 ONCE = Scheme(repeats=1)
 
 
@@ -47,7 +50,7 @@ def evaluated(cohort, scheme=ONCE, *, left_out=False):
     study = Study(**given)
     asked = GroupSettings(outcome="responder", permutations=0, leave_one_site_out=left_out)
     found = evaluation(study, judge_all(study), Settings(Path(), Path(), "group", group=asked))
-    return found, " ".join(verdicts(found))
+    return to_json(found), " ".join(each.text for each in verdicts(found, LETTERS))
 
 
 # noise

@@ -5,6 +5,7 @@ import pytest
 from linear_parts import make_cohort
 
 from bids_fmmtc.learning.judging.contestants import LEARNERS, ConstantLearner, Setup
+from bids_fmmtc.results.evaluation import Setting
 
 RESNET = {"width": 4, "embedding_size": 4, "hidden_sizes": [4, 4], "depths": [1, 1]}
 TRAIN, ROWS = np.arange(14), np.arange(14, 20)
@@ -33,7 +34,7 @@ def test_a_fit_scores_its_own_rows_as_it_scores_them_elsewhere(case):
     fitted = learner.fit(cohort.y, TRAIN, 0, "b")
     own = fitted.scores(ROWS)
     np.testing.assert_allclose(own, fitted.elsewhere(cohort.take(ROWS)), rtol=1e-5, atol=1e-6)
-    assert isinstance(learner.describe(0), dict)
+    assert isinstance(learner.describe(0), Setting)
 
 
 def test_outcomes_outside_the_training_rows_do_not_reach_a_fit(case):

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from bids_fmmtc.learning.judging.intervals import Estimate
-from bids_fmmtc.learning.trial.plan import Arm, Evidence, TrialOptions
+from bids_fmmtc.learning.trial.arm import Arm
+from bids_fmmtc.results.estimate import Estimate
+from bids_fmmtc.results.trial import Evidence, TrialOptions
 
 GOOD = Evidence(Estimate(0.8, 0.7, 0.9), effect=True, threshold=0.5)
 FEW = 400  # draws, enough for rough intervals

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import nibabel as nib
@@ -10,7 +11,9 @@ import numpy as np
 
 from bids_fmmtc.dataset.derivatives.collate import LONG_COLUMNS, QUALITY_TABLE
 from bids_fmmtc.dataset.store import write_json, write_table
-from bids_fmmtc.learning.judging.verdict import verdicts
+from bids_fmmtc.modalities.about import LETTERS
+from bids_fmmtc.results.record import evaluation_of, origin_of
+from bids_fmmtc.results.verdict import verdicts as sentences
 
 HOSTILE = "<script>alert(1)</script>"
 TRUNCATED = "image: sub-04_bold.nii.gz is truncated. Copy the file again."
@@ -21,6 +24,17 @@ RECIPE = {
     "connectivity": {"kind": "pearson", "fisher_z": True},
     "modalities": [{"name": "brainlm"}, {"name": "fc"}],
 }
+
+
+def verdicts(content):
+    """Return the texts that the group level would store with such an evaluation."""
+    return [each.text for each in sentences(evaluation_of(content), LETTERS)]
+
+
+def holding(analysis, content):
+    """Return an analysis as it would be read with another ``evaluation.json``."""
+    found = {"origin": origin_of(content), "evaluation": evaluation_of(content), "readable": bool(content)}
+    return replace(analysis, **found)
 
 
 def estimate(value, low=None, high=None):

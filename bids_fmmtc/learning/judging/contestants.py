@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -17,14 +17,13 @@ from bids_fmmtc.learning.learners.linear import LinearLearner
 from bids_fmmtc.learning.ledger import Ledger
 from bids_fmmtc.modalities import by_letter
 from bids_fmmtc.modalities.about import LETTERS
+from bids_fmmtc.results.evaluation import Role, Setting
 from bids_fmmtc.types import Cohort, Float64, Rows
 
 RANDOM = "_random"
 """Suffix of the array that holds what an encoder of the same shape with random weights makes of the same windows."""
 AMPLITUDE = ("log_variance", "autocorrelation")
 """Arrays (runs, R) that tell of each parcel by itself what no encoder is needed for; see `signals.amplitude`."""
-
-Role = Literal["model", "ablation", "baseline"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,10 +237,10 @@ class ConstantLearner:
         del choice, name
         return _Constant(0.0 if self._kind == "classification" else float(y[train].mean()))
 
-    def describe(self, choice: int) -> dict[str, Any]:
+    def describe(self, choice: int) -> Setting:
         """Return nothing: there is no setting."""
         del choice
-        return {}
+        return Setting()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +19,7 @@ from bids_fmmtc.learning.judging.nested import Inner, Judgement, Settled, decide
 from bids_fmmtc.learning.learner import Fitted, Learner
 from bids_fmmtc.learning.ledger import Ledger
 from bids_fmmtc.learning.progress import duration
+from bids_fmmtc.results.evaluation import Setting
 from bids_fmmtc.types import Cohort, Float64
 
 CHUNK = 25  # permutations kept on disk together
@@ -63,7 +63,7 @@ class Judgements:
     value: Float64
     label: Float64 | None
     fold: NDArray[np.intp]
-    settings: tuple[tuple[dict[str, Any], ...], ...]
+    settings: tuple[tuple[Setting, ...], ...]
 
 
 def cross_validate(
@@ -150,7 +150,7 @@ class Final:
 
     fitted: Fitted
     settled: Settled
-    setting: dict[str, Any]
+    setting: Setting
 
     def judge(self, other: Cohort) -> tuple[Float64, Float64 | None]:
         """Return value and label, (M,) each, of another cohort, with nothing refitted."""

@@ -39,13 +39,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bids_fmmtc.learning.judging.metrics import Judgements, Metric, People
+from bids_fmmtc.results.estimate import Estimate, PairedTest
 from bids_fmmtc.types import Float64
 
 N_DRAWS = 2000
@@ -55,30 +55,6 @@ Z = 1.959963984540054  # standard normal quantile of 0.975
 MOST_PER_PERSON = 2.0
 """A share may be as steady as one of this many times the people it rests on; averaged repeats exceed 1 a little."""
 _ROUNDING = 1e-12
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A figure and its 95 % interval.
-
-    Parameters
-    ----------
-    value
-        None where it is undefined.
-    low, high
-        None where no interval can be given: too few draws in which the measure is defined, or nobody to resample.
-    undefined_draws
-        Number of draws in which the measure is undefined.
-    """
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    undefined_draws: int = 0
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields by name, JSON-ready."""
-        return asdict(self)
 
 
 def draws(groups: Sequence[str], n: int = N_DRAWS, seed: int = 0, classes: Float64 | None = None) -> Float64:
@@ -256,15 +232,15 @@ def _estimate(y: Float64, judgements: Judgements, metric: Metric, sample: _Sampl
         return Estimate(None if math.isnan(point) else point)
     values, factor = metric(y, judgements, sample.weights), sample.factor
     if metric.scale == "plain":
-        return interval(values, point, factor, (metric.low, metric.high))
+        return interval(values, point, factor, (metric.measure.low, metric.measure.high))
     people = _people(metric.people, y, judgements, sample)
     if metric.scale == "fisher":
         return correlation_interval(values, point, round(people), factor)
-    span = metric.high - metric.low
-    found = score_interval((values - metric.low) / span, (point - metric.low) / span, people, factor)
+    lowest, span = metric.measure.low, metric.measure.high - metric.measure.low
+    found = score_interval((values - lowest) / span, (point - lowest) / span, people, factor)
     if found.value is None or found.low is None or found.high is None:
         return found
-    return Estimate(point, metric.low + span * found.low, metric.low + span * found.high, found.undefined_draws)
+    return Estimate(point, lowest + span * found.low, lowest + span * found.high, found.undefined_draws)
 
 
 def _people(whose: People, y: Float64, judgements: Judgements, sample: _Sample) -> float:
@@ -295,7 +271,7 @@ def difference(
     if sample.fewest < 2:
         return Estimate(None if math.isnan(point) else point)
     values = metric(y, one, sample.weights) - metric(y, other, sample.weights)
-    span = metric.high - metric.low
+    span = metric.measure.high - metric.measure.low
     return interval(values, point, sample.factor, (-span, span))
 
 
@@ -318,25 +294,6 @@ def fold_values(y: Float64, judgements: Judgements, metric: Metric) -> Float64:
         inside = (fold == np.unique(fold[fold >= 0])[:, None]).astype(np.float64)
         found.append(metric(y, _Repeat(judgements.value[r : r + 1], label, fold[None]), inside))
     return np.concatenate(found)
-
-
-@dataclass(frozen=True, slots=True)
-class PairedTest:
-    """Corrected resampled t-test: mean difference with its 95 % interval, t, two-sided p, number of folds used.
-
-    ``low``, ``high``, ``t`` and ``p`` are None where fewer than two folds have a difference, or all have the same.
-    """
-
-    difference: float | None
-    low: float | None
-    high: float | None
-    t: float | None
-    p: float | None
-    folds: int
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the fields by name, JSON-ready."""
-        return asdict(self)
 
 
 def corrected_t(differences: Float64, n_train: float, n_test: float) -> PairedTest:

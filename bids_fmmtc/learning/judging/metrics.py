@@ -15,13 +15,14 @@ its own threshold. Regression reads outcomes and predicted outcomes.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bids_fmmtc.results.measures import MEASURES, Measure
 from bids_fmmtc.types import Float64
 
 Scale = Literal["share", "fisher", "plain"]
@@ -54,22 +55,15 @@ class Judgements(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """A measure of agreement; call it with outcomes, judgements and weights.
+    """How a measure of agreement is computed; call it with outcomes, judgements and weights.
 
     Parameters
     ----------
     function
-        Of outcomes (n,), the fields of the judgements named in ``reads``, (n,) each, and weights (B, n).
-    text
-        One line for tables.
-    chance
-        Value of a model that knows nothing; None where there is none, or where it depends on the cohort.
+        Of outcomes (n,), the fields of the judgements named in ``reads``, (n,) each, and weights (B, n); has the name
+        of its measure.
     reads
         Fields of `Judgements`.
-    low, high
-        Ends of the measure's range; infinite where it has none.
-    higher_is_better
-        None where the best value lies in between (calibration slope and intercept).
     scale
         On which an interval has its usual shape: ``share`` for what behaves as a share of people does, ``fisher``
         for correlations of numbers, ``plain``.
@@ -78,14 +72,14 @@ class Metric:
     """
 
     function: Callable[..., Float64]
-    text: str
-    chance: float | None = None
     reads: tuple[str, ...] = ("value",)
-    low: float = 0.0
-    high: float = 1.0
-    higher_is_better: bool | None = True
     scale: Scale = "share"
     people: People = "classes"
+
+    @property
+    def measure(self) -> Measure:
+        """What is said of it: name, words, chance, range."""
+        return MEASURES[self.function.__name__]
 
     def __call__(self, y: Float64, judgements: Judgements, weights: Float64) -> Float64:
         """Return (B,) means over repeats; NaN where the measure is undefined in one of them.
@@ -399,52 +393,36 @@ def rmse(y: Float64, predicted: Float64, weights: Float64) -> Float64:
     return root
 
 
-_WITHIN = ("value", "fold")
-_SHARE = Metric(accuracy, "share labelled rightly", reads=("label",), people="all")
-_LOSS = Metric(brier, "mean squared error of the probability", higher_is_better=False, scale="plain")
-_LINE = replace(
-    _LOSS,
-    function=calibration_slope,
-    text="slope of outcome on logit probability, best is 1",
-    chance=0.0,
-    low=-np.inf,
-    high=np.inf,
-    higher_is_better=None,
+_WITHIN, _LABEL = ("value", "fold"), ("label",)
+
+
+def _table(*metrics: Metric) -> Mapping[str, Metric]:
+    return MappingProxyType({metric.measure.name: metric for metric in metrics})
+
+
+CLASSIFICATION = _table(
+    Metric(auroc),
+    Metric(auroc_within, _WITHIN),
+    Metric(auprc),
+    Metric(mcc, _LABEL),
+    Metric(balanced_accuracy, _LABEL),
+    Metric(accuracy, _LABEL, people="all"),
+    Metric(f1, _LABEL),
+    Metric(sensitivity, _LABEL, people="responders"),
+    Metric(specificity, _LABEL, people="non-responders"),
+    Metric(ppv, _LABEL, people="called"),
+    Metric(npv, _LABEL, people="not called"),
+    Metric(brier, scale="plain"),
+    Metric(log_loss, scale="plain"),
+    Metric(calibration_slope, scale="plain"),
+    Metric(calibration_intercept, scale="plain"),
+    Metric(calibration_error, scale="plain"),
 )
-_CORRELATION = Metric(r, "Pearson correlation", 0.0, low=-1, scale="fisher", people="all")
-CLASSIFICATION: Mapping[str, Metric] = MappingProxyType(
-    {
-        "auroc": Metric(auroc, "area under the ROC curve, all pairs", 0.5),
-        "auroc_within": Metric(auroc_within, "area under the ROC curve, pairs judged by one model", 0.5, _WITHIN),
-        "auprc": Metric(auprc, "average precision; chance is the share of responders"),
-        "mcc": Metric(mcc, "Matthews correlation of label and outcome", 0.0, ("label",), low=-1),
-        "balanced_accuracy": Metric(balanced_accuracy, "mean of sensitivity and specificity", 0.5, ("label",)),
-        "accuracy": _SHARE,
-        "f1": Metric(f1, "harmonic mean of precision and recall of responders", reads=("label",)),
-        "sensitivity": replace(_SHARE, function=sensitivity, text="share of responders called so", people="responders"),
-        "specificity": replace(
-            _SHARE, function=specificity, text="share of non-responders called so", people="non-responders"
-        ),
-        "ppv": replace(_SHARE, function=ppv, text="share of responders among those called so", people="called"),
-        "npv": replace(_SHARE, function=npv, text="share of non-responders among those called so", people="not called"),
-        "brier": _LOSS,
-        "log_loss": replace(_LOSS, function=log_loss, text="mean negative log-likelihood, nats", high=np.inf),
-        "calibration_slope": _LINE,
-        "calibration_intercept": replace(
-            _LINE, function=calibration_intercept, text="intercept of that line, best is 0", chance=None
-        ),
-        "calibration_error": replace(
-            _LOSS, function=calibration_error, text="mean distance of predicted and observed share over bins"
-        ),
-    }
-)
-REGRESSION: Mapping[str, Metric] = MappingProxyType(
-    {
-        "r": _CORRELATION,
-        "r_within": replace(_CORRELATION, function=r_within, text="Pearson correlation within folds", reads=_WITHIN),
-        "spearman": replace(_CORRELATION, function=spearman, text="rank correlation"),
-        "r2": Metric(r2, "1 - SSE / SST; negative where the mean predicts better", 0.0, low=-np.inf, scale="plain"),
-        "mae": replace(_LOSS, function=mae, text="mean absolute error", high=np.inf),
-        "rmse": replace(_LOSS, function=rmse, text="root mean squared error", high=np.inf),
-    }
+REGRESSION = _table(
+    Metric(r, scale="fisher", people="all"),
+    Metric(r_within, _WITHIN, scale="fisher", people="all"),
+    Metric(spearman, scale="fisher", people="all"),
+    Metric(r2, scale="plain"),
+    Metric(mae, scale="plain"),
+    Metric(rmse, scale="plain"),
 )

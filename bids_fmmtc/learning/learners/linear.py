@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +25,7 @@ from bids_fmmtc.learning.bundle.load import TANGENT_MODALITY
 from bids_fmmtc.learning.learner import HeadParts
 from bids_fmmtc.learning.learners.blocks import STATISTICS, Block, block_of
 from bids_fmmtc.learning.penalised import logistic, one_thread, ridge
+from bids_fmmtc.results.evaluation import Setting
 from bids_fmmtc.types import Cohort, Float64, Rows
 
 PENALTIES = (100.0, 10.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.001, 1e-4, 1e-5, 1e-6)
@@ -90,12 +90,12 @@ class LinearLearner:
         duals, intercepts, own = self._learnt(y, train, mix, PENALTIES[: strength + 1])
         return LinearFit(self.cohort, self._blocks, mix, train, duals[-1], float(intercepts[-1]), own[-1])
 
-    def describe(self, choice: int) -> dict[str, Any]:
-        """Return ``{"penalty": value}``, with several blocks which of them are used, and the edge where it is one."""
+    def describe(self, choice: int) -> Setting:
+        """Return the penalty, with several blocks which of them are used, and the edge where it is one."""
         strength, which = divmod(choice, len(self._mixes))
-        used = [block.name for block, say in zip(self._blocks, self._mixes[which], strict=True) if say]
-        edge = {0: {"edge": "strongest"}, len(PENALTIES) - 1: {"edge": "weakest"}}.get(strength, {})
-        return {"penalty": PENALTIES[strength], **({"blocks": used} if len(self._blocks) > 1 else {}), **edge}
+        used = tuple(block.name for block, say in zip(self._blocks, self._mixes[which], strict=True) if say)
+        edge = {0: "strongest", len(PENALTIES) - 1: "weakest"}.get(strength)
+        return Setting(penalty=PENALTIES[strength], blocks=used if len(self._blocks) > 1 else None, edge=edge)
 
     def _learnt(
         self, y: Float64, train: Rows, mix: Sequence[float], penalties: Sequence[float]

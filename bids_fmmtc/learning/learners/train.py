@@ -37,6 +37,7 @@ from bids_fmmtc.learning.learners.inputs import Inputs, session_scores
 from bids_fmmtc.learning.ledger import Ledger
 from bids_fmmtc.learning.progress import Progress
 from bids_fmmtc.modalities.connectivity import TangentReference
+from bids_fmmtc.results.evaluation import Setting
 from bids_fmmtc.types import Cohort, Float64, Rows
 
 CHECKPOINT_SECONDS = 10.0
@@ -129,9 +130,9 @@ class EpochLearner(ABC):
         spec, shapes = self._spec()
         return FittedNetwork(unpacked(spec, shapes, found), self.cohort, self.setup.device)
 
-    def describe(self, choice: int) -> dict[str, Any]:
-        """Return ``{"epochs": number}``, and the edge where it is all that were allowed."""
-        return {"epochs": choice + self._least, **({"edge": "most"} if choice + 1 == self.choices else {})}
+    def describe(self, choice: int) -> Setting:
+        """Return the number of epochs, and the edge where it is all that were allowed."""
+        return Setting(epochs=choice + self._least, edge="most" if choice + 1 == self.choices else None)
 
     @abstractmethod
     def _spec(self) -> tuple[Mapping[str, Any], Mapping[str, tuple[int, ...]]]:

@@ -35,9 +35,10 @@ import numpy as np
 
 from bids_fmmtc.learning.folds import rng_of
 from bids_fmmtc.learning.judging.intervals import draws, interval
-from bids_fmmtc.learning.trial.plan import (
+from bids_fmmtc.learning.trial.arm import Arm
+from bids_fmmtc.learning.trial.words import notes_of, verdict_of
+from bids_fmmtc.results.trial import (
     LARGEST_TRIAL,
-    Arm,
     CurvePoint,
     Enrichment,
     Evidence,
@@ -48,7 +49,6 @@ from bids_fmmtc.learning.trial.plan import (
     TrialOptions,
     TrialPlan,
 )
-from bids_fmmtc.learning.trial.words import notes_of, verdict_of
 from bids_fmmtc.types import Float64
 
 FEWEST_KEPT = 10
@@ -86,7 +86,7 @@ def plan_trial(drug: Arm, options: TrialOptions, evidence: Evidence, control: Ar
     verdict, sentences = verdict_of(rows, evidence, source, options)
     unused = Quantity.of(tables[1].rate[:, 0]) if control is not None and source == "given" else None
     notes, curve = notes_of(source, unused, options), _decision_curve(drug, parts[0])
-    return TrialPlan(options, evidence, source, verdict, tuple(sentences), tuple(notes), rows, curve)
+    return TrialPlan("ok", options, evidence, source, verdict, tuple(sentences), tuple(notes), rows, curve)
 
 
 def sample_size(

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bids_fmmtc.learning.judging.intervals import Estimate
-from bids_fmmtc.learning.trial.plan import (
+from bids_fmmtc.results.estimate import Estimate
+from bids_fmmtc.results.trial import (
     LARGEST_TRIAL,
     Enrichment,
     Evidence,
@@ -50,7 +50,7 @@ def verdict_of(
     said.append(_control_sentence(everybody.control, row.control, row.trial, source))
     said += [_size_sentence(everybody.trial, row.trial), *_cautious(row, everybody.trial, row.trial)]
     said += _cost_sentence(everybody.trial, row.trial, options)
-    if not row.trial.fewer.low > 0:
+    if not row.trial.fewer.above(0):
         return "not supported", said
     return "supported if the rate under control is as given" if source == "given" else "supported", said
 
@@ -60,7 +60,7 @@ def _rate_sentence(everybody: Enrichment, row: Enrichment) -> str:
         f"{_where(row)}, {_percent(row.share)} of those screened are kept; their responder rate under the drug is "
         f"{_percent(row.rate)}, that of everybody {_percent(everybody.rate)}"
     )
-    if row.rise.low > 0:
+    if row.rise.above(0):
         return f"{said}."
     return f"{said}; the interval of the difference ({_points(row.rise)}) does not exclude that the rate is no higher."
 
@@ -73,7 +73,7 @@ def _size_sentence(everybody: Trial, trial: Trial) -> str:
         )
         return f"With enrichment no trial is reachable, {without}."
     span = f"(interval {_span(after)}; {_count(trial.screened.value)} to be screened)"
-    tail = "." if trial.fewer.low > 0 else "; the interval does not exclude that nothing is gained."
+    tail = "." if trial.fewer.above(0) else "; the interval does not exclude that nothing is gained."
     if not np.isfinite(before.value):
         return f"Without enrichment no trial is reachable; with it {_count(after.value)} patients would do {span}{tail}"
     sizes = f"from {_count(before.value)} to {_count(after.value)} patients {span}"
@@ -126,7 +126,7 @@ def _cost_sentence(everybody: Trial, trial: Trial, options: TrialOptions) -> lis
     of = f"of {_count(everybody.cost.value)}{unit}{sure}"
     if trial.saving.value <= 0:
         return [f"It would save no money: {_count(-trial.saving.value)}{unit} more than the trial without it {of}."]
-    tail = "." if trial.saving.low > 0 else "; the interval does not exclude that it saves nothing."
+    tail = "." if trial.saving.above(0) else "; the interval does not exclude that it saves nothing."
     saved = f"{_count(trial.saving.value)} (interval {_span(trial.saving)}){unit}"
     return [f"Were the sizes as estimated, it would save {saved} {of}{tail}"]
 

@@ -17,6 +17,7 @@ from bids_fmmtc.report.kit.figure import BLUE, INK, MUTED, ORANGE, PAPER, PURPLE
 from bids_fmmtc.report.kit.page import number, percent
 from bids_fmmtc.report.kit.sheet import key_below, plain, room, sheet, short
 from bids_fmmtc.report.kit.values import number_of
+from bids_fmmtc.results.estimate import Estimate
 
 N_SLICES, _ACROSS = 6, 3
 MOST_VOXELS = 20_000_000
@@ -155,7 +156,7 @@ def share_figure(shares: Sequence[Mapping[str, Any]], name: str) -> Figure | Non
                     continue
                 if low is not None and high is not None:
                     ax.plot([low, high], [shift - i] * 2, color=colour, linewidth=1.6)
-                    said.append(f"{words} {interval_text({'value': value, 'low': low, 'high': high})}")
+                    said.append(f"{words} {interval_text(Estimate(value, low, high))}")
                 style = {"color": colour, "markerfacecolor": face, "markersize": 6, "linestyle": "none"}
                 ax.plot([value], [shift - i], marker, **style, label=words if i == 0 else None)
             told.append(f"{input_words(str(row.get('modality')))}: {', '.join(said)}")

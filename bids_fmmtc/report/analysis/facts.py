@@ -6,43 +6,18 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
+from typing import Any, TypeVar
 
 from bids_fmmtc.dataset.naming import natural
 from bids_fmmtc.dataset.store import read_record
-from bids_fmmtc.report.kit.values import estimate_in, mapping, number_of, read_rows, real, texts, word
+from bids_fmmtc.report.kit.values import mapping, read_rows, real, word
+from bids_fmmtc.results.estimate import Estimate
+from bids_fmmtc.results.evaluation import Evaluation, Part
+from bids_fmmtc.results.measures import Measure
+from bids_fmmtc.results.record import Origin, evaluation_of, origin_of, plan_of
+from bids_fmmtc.results.trial import TrialPlan
 
-PRIMARY: Mapping[str, str] = MappingProxyType({"classification": "auroc_within", "regression": "r_within"})
-"""Kind of outcome -> the measure that the verdicts rest on; as in `bids_fmmtc.learning.judging.verdict`."""
-CHANCE: Mapping[str, float] = MappingProxyType(
-    {"auroc": 0.5, "auroc_within": 0.5, "balanced_accuracy": 0.5, "mcc": 0.0, "r": 0.0, "r_within": 0.0, "r2": 0.0}
-)
-"""Measure -> what a model that knows nothing gets."""
-METRIC_WORDS: Mapping[str, str] = MappingProxyType(
-    {
-        "auroc": "AUROC, all pairs",
-        "auroc_within": "AUROC within folds",
-        "auprc": "average precision",
-        "mcc": "Matthews correlation",
-        "balanced_accuracy": "balanced accuracy",
-        "f1": "F1",
-        "ppv": "positive predictive value",
-        "npv": "negative predictive value",
-        "brier": "Brier score",
-        "log_loss": "log loss",
-        "calibration_slope": "calibration slope",
-        "calibration_intercept": "calibration intercept",
-        "calibration_error": "calibration error",
-        "r": "r",
-        "r_within": "r within folds",
-        "spearman": "rank correlation",
-        "r2": "R²",
-        "mae": "mean absolute error",
-        "rmse": "root mean squared error",
-    }
-)
-SIGNIFICANT = 0.05
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +48,10 @@ class Analysis:
         Its name.
     folder
         Where it is.
-    evaluation
-        Content of ``evaluation.json``; empty where it cannot be read.
+    origin, evaluation
+        What ``evaluation.json`` is of and what it holds, as far as it can be read.
+    readable
+        Whether it can be read at all.
     judged
         Rows of ``predictions.tsv`` that hold an outcome and a value.
     exclusions
@@ -87,7 +64,9 @@ class Analysis:
 
     label: str
     folder: Path
-    evaluation: Mapping[str, Any]
+    origin: Origin
+    evaluation: Evaluation
+    readable: bool
     judged: tuple[Judged, ...]
     exclusions: tuple[Mapping[str, str], ...] | None
     card: Mapping[str, Any]
@@ -96,52 +75,21 @@ class Analysis:
     @property
     def regression(self) -> bool:
         """Whether the outcome is a number."""
-        return self.evaluation.get("kind") == "regression"
+        return self.evaluation.kind == "regression"
 
     @property
-    def metric(self) -> str:
-        """Name of the measure that the verdicts rest on."""
-        return PRIMARY["regression" if self.regression else "classification"]
+    def measure(self) -> Measure:
+        """The measure that the verdicts rest on."""
+        return self.evaluation.measure
 
     @property
-    def models(self) -> dict[str, Mapping[str, Any]]:
-        """Name -> what the evaluation says of each contestant, in order."""
-        return {str(k): v for k, v in mapping(self.evaluation.get("models")).items() if isinstance(v, Mapping)}
-
-    @property
-    def verdicts(self) -> list[str]:
-        """Sentences as they are stored."""
-        return texts(self.evaluation.get("verdicts"))
-
-    @property
-    def trial(self) -> Mapping[str, Any]:
+    def trial(self) -> TrialPlan | Part | None:
         """The trial plan, from ``evaluation.json`` or from its own file."""
-        stored = mapping(self.evaluation.get("trial"))
-        return stored or (read_record(self.folder / "trial_plan.json") or {})
+        return self.evaluation.trial or plan_of(read_record(self.folder / "trial_plan.json"))
 
-    def part(self, name: str) -> tuple[Mapping[str, Any], str]:
-        """Return a part of the evaluation, and why there is nothing in it (empty where there is)."""
-        found = self.trial if name == "trial" else mapping(self.evaluation.get(name))
-        if not found:
-            return {}, "not run"
-        status = str(found.get("status", "ok"))
-        if status == "ok":
-            return found, ""
-        return {}, f"{status}: {found.get('reason', 'no reason is given')}"
-
-    def estimate(self, model: str, metric: str) -> Mapping[str, Any] | None:
-        """Return a stored estimate of a contestant, None where there is none."""
-        return estimate_in(mapping(self.models.get(model, {}).get("metrics")), metric)
-
-    @property
-    def better_than_chance(self) -> bool:
-        """Whether the evaluation found an effect: by the interval and, where it was run, by the permutation test."""
-        found = self.estimate("model", self.metric)
-        if found is None or found["low"] is None or not found["low"] > CHANCE[self.metric]:
-            return False
-        test = mapping(self.evaluation.get("permutation"))
-        p = number_of(test.get("p"))
-        return not test or (p is not None and p < SIGNIFICANT)
+    def estimate(self, measure: str) -> Estimate | None:
+        """Return a stored estimate of the model, None where there is none."""
+        return self.evaluation.model.estimate(measure)
 
     @property
     def explained(self) -> list[str]:
@@ -149,6 +97,13 @@ class Analysis:
         folder = self.folder / "attribution"
         found = [path.name for path in folder.glob("sub-*") if path.is_dir()] if folder.is_dir() else []
         return sorted(found, key=natural)
+
+
+def told(found: T | Part | None) -> tuple[T | None, str]:
+    """Return a part of an evaluation, and why there is nothing in it (empty where there is)."""
+    if isinstance(found, Part):
+        return None, f"{found.status}: {found.reason}"
+    return found, "not run" if found is None else ""
 
 
 def read_analyses(root: Path) -> tuple[Analysis, ...]:
@@ -164,10 +119,11 @@ def read_analyses(root: Path) -> tuple[Analysis, ...]:
 def read_analysis(folder: Path) -> Analysis:
     """Read one analysis; what is not there or broken is named in ``problems``."""
     problems = []
-    evaluation = read_record(folder / "evaluation.json")
-    if evaluation is None:
+    content = read_record(folder / "evaluation.json")
+    evaluation = evaluation_of(content)
+    if content is None:
         problems.append("evaluation.json is missing or cannot be read: this analysis did not finish. Run it again.")
-    elif not texts(evaluation.get("verdicts")):
+    elif not evaluation.verdicts:
         problems.append("evaluation.json holds no verdicts: the run did not finish. Run the same command again.")
     rows, exclusions = read_rows(folder / "predictions.tsv"), read_rows(folder / "exclusions.tsv")
     if rows is None:
@@ -177,7 +133,8 @@ def read_analysis(folder: Path) -> Analysis:
     judged = tuple(_judged(row) for row in rows or ())
     card = mapping((read_record(folder / "bundle" / "bundle.json") or {}).get("card"))
     excluded = None if exclusions is None else tuple(exclusions)
-    return Analysis(folder.name, folder, evaluation or {}, judged, excluded, card, tuple(problems))
+    origin, readable = origin_of(content), bool(content)
+    return Analysis(folder.name, folder, origin, evaluation, readable, judged, excluded, card, tuple(problems))
 
 
 def _judged(row: Mapping[str, str]) -> Judged:
@@ -206,9 +163,9 @@ def reason_class(reason: str) -> str:
 
 def reasons(analysis: Analysis) -> Counter[str]:
     """Return reason -> number of rows that an analysis leaves out for it, as they are stored."""
-    stored = mapping(mapping(analysis.evaluation.get("people")).get("reasons"))
-    if stored:
-        return Counter({str(k): v for k, v in stored.items() if isinstance(v, int)})
+    people = analysis.evaluation.people
+    if people is not None and people.reasons:
+        return Counter(people.reasons)
     return Counter(row.get("reason", "") for row in analysis.exclusions or ())
 
 

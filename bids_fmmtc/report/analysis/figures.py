@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from bids_fmmtc.report.analysis.curves import Curve, Float64, calibration_bins, confusion, precision_recall, roc
-from bids_fmmtc.report.analysis.facts import CHANCE, METRIC_WORDS, Analysis, Judged
+from bids_fmmtc.report.analysis.facts import Analysis, Judged
 from bids_fmmtc.report.analysis.forest import interval_text
 from bids_fmmtc.report.kit.figure import BLUE, MUTED, ORANGE, Figure, finish
 from bids_fmmtc.report.kit.page import number
 from bids_fmmtc.report.kit.sheet import counted, key_below, sheet
-from bids_fmmtc.report.kit.values import mapping, number_of
+from bids_fmmtc.results.evaluation import Permutation
+from bids_fmmtc.results.measures import MEASURES, words_of
+from bids_fmmtc.results.verdict import permutation_floor
 
 BANDS = (
     "The band holds 95 % of 1,000 draws of people, point by point. Unlike the intervals in the tables it does not "
@@ -36,7 +38,7 @@ def roc_figure(analysis: Analysis, name: str) -> Figure | None:
     if not len(value):
         return None
     curve = roc(value, y, people)
-    stored = [f"{METRIC_WORDS[m]} {interval_text(analysis.estimate('model', m))}" for m in ("auroc_within", "auroc")]
+    stored = [f"{words_of(m)} {interval_text(analysis.estimate(m))}" for m in ("auroc_within", "auroc")]
     note = (
         f"Drawn from the mean of each session's out-of-fold values. The headline figure is {stored[0]}, of pairs that "
         f"one model judged; {stored[1]}; the area of this curve, {number(curve.area)}, may differ from both. {BANDS}"
@@ -57,7 +59,7 @@ def pr_figure(analysis: Analysis, name: str) -> Figure | None:
     if not len(value):
         return None
     curve, base = precision_recall(value, y, people), float(y.mean())
-    stored = f"average precision {interval_text(analysis.estimate('model', 'auprc'))}"
+    stored = f"average precision {interval_text(analysis.estimate('auprc'))}"
     with sheet(3.7) as c:
         ax = _square(c, "share of responders called (recall)", "responders among those called (precision)")
         ax.axhline(base, color=MUTED, linestyle=(0, (4, 2)), linewidth=1, label=f"chance, {base:.2f}")
@@ -87,8 +89,8 @@ def calibration_figure(analysis: Analysis, name: str) -> Figure | None:
     if not len(value):
         return None
     bins = calibration_bins(value, y)
-    slope = interval_text(analysis.estimate("model", "calibration_slope"))
-    intercept = interval_text(analysis.estimate("model", "calibration_intercept"))
+    slope = interval_text(analysis.estimate("calibration_slope"))
+    intercept = interval_text(analysis.estimate("calibration_intercept"))
     with sheet(3.7) as c:
         ax = _square(c, "mean predicted probability", "observed share of responders")
         ax.plot([0, 1], [0, 1], color=MUTED, linestyle=(0, (4, 2)), linewidth=1, label="perfectly calibrated")
@@ -122,7 +124,7 @@ def confusion_figure(analysis: Analysis, name: str) -> Figure | None:
         return None
     table = confusion(np.array([j.called for j in rows], np.float64), np.array([j.outcome for j in rows], np.float64))
     classes = ("responder", "non-responder")
-    shares = {m: interval_text(analysis.estimate("model", m)) for m in ("sensitivity", "specificity", "ppv", "npv")}
+    shares = {m: interval_text(analysis.estimate(m)) for m in ("sensitivity", "specificity", "ppv", "npv")}
     with sheet(2.5, left=1.1, bottom=0.25) as c:
         ax = c.subplots()
         for (i, j), n in np.ndenumerate(table):
@@ -161,21 +163,19 @@ def amount(n: float) -> str:
 
 def permutation_figure(analysis: Analysis, name: str) -> Figure | None:
     """Draw what the whole procedure gives on outcomes dealt out anew; None where no test was run."""
-    test = mapping(analysis.evaluation.get("permutation"))
-    null = [v for v in map(number_of, test.get("null") or ()) if v is not None]
-    observed, p = number_of(test.get("observed")), number_of(test.get("p"))
-    if not null or observed is None or p is None:
+    test = analysis.evaluation.permutation
+    if test is None or not test.null or test.observed is None or test.p is None:
         return None
-    metric = str(test.get("metric"))
-    words = METRIC_WORDS.get(metric, metric)
+    null, observed, p = test.null, test.observed, test.p
+    words, chance = words_of(test.metric), MEASURES[test.metric].chance if test.metric in MEASURES else None
     with sheet(2.8, bottom=0.7) as c:
         ax = c.subplots()
         low, high = min([*null, observed]), max([*null, observed])
         edges = np.linspace(low, high, int(np.clip(len(null) ** 0.5 * 1.5, 8, 40)) + 1)
         ax.hist(null, bins=edges, color=MUTED, alpha=0.45, edgecolor=MUTED, label="dealt out anew")
         ax.axvline(observed, color=BLUE, linewidth=2, label=f"observed, {observed:.2f}")
-        if metric in CHANCE:
-            ax.axvline(CHANCE[metric], color=MUTED, linestyle=(0, (4, 2)), linewidth=1, label="chance")
+        if chance is not None:
+            ax.axvline(chance, color=MUTED, linestyle=(0, (4, 2)), linewidth=1, label="chance")
         ax.set(xlabel=words, ylabel="permutations")
         ax.yaxis.get_major_locator().set_params(integer=True)
         key_below(c, 3)
@@ -183,12 +183,11 @@ def permutation_figure(analysis: Analysis, name: str) -> Figure | None:
         return finish(c, name, "Permutation test", text, f"{text} {permutation_note(test)}")
 
 
-def permutation_note(test: Mapping[str, Any]) -> str:
+def permutation_note(test: Permutation) -> str:
     """Return how a permutation test was done, and what its p can be at least."""
-    n, p = number_of(test.get("n")), number_of(test.get("p"))
     said = "The whole procedure was repeated on outcomes dealt out anew."
-    if n and p is not None and p <= 1.001 / (n + 1):
-        said += f" That is the least that {n:.0f} permutations can give."
+    if permutation_floor(test):
+        said += f" That is the least that {test.n} permutations can give."
     return said
 
 
@@ -197,8 +196,8 @@ def scatter_figure(analysis: Analysis, name: str) -> Figure | None:
     value, y, _ = known(analysis.judged)
     if not len(value):
         return None
-    stored = f"r within folds {interval_text(analysis.estimate('model', 'r_within'))}"
-    error = f"mean absolute error {interval_text(analysis.estimate('model', 'mae'))}"
+    stored = f"r within folds {interval_text(analysis.estimate('r_within'))}"
+    error = f"mean absolute error {interval_text(analysis.estimate('mae'))}"
     low, high = float(min(value.min(), y.min())), float(max(value.max(), y.max()))
     pad = 0.05 * (high - low or 1)
     with sheet(3.8, left=0.7) as c:
@@ -210,6 +209,6 @@ def scatter_figure(analysis: Analysis, name: str) -> Figure | None:
             xlabel="observed outcome", ylabel="predicted, out of fold", xlim=ends, ylim=ends, aspect="equal", anchor="W"
         )
         ax.legend(loc="upper left")
-        r2 = interval_text(analysis.estimate("model", "r2"))
+        r2 = interval_text(analysis.estimate("r2"))
         note = f"Mean out-of-fold prediction of each session. {stored}; {error}; R² {r2}, below 0 worse than the mean."
         return finish(c, name, "Predicted and observed outcome", f"{len(value)} sessions; {stored}; {error}.", note)

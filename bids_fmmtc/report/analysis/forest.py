@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from bids_fmmtc.report.analysis.facts import CHANCE, METRIC_WORDS
 from bids_fmmtc.report.kit.figure import BLUE, GREEN, INK, MUTED, ORANGE, PAPER, PURPLE, Figure, finish
 from bids_fmmtc.report.kit.page import number
 from bids_fmmtc.report.kit.sheet import key_below, sheet, wrapped
+from bids_fmmtc.results.estimate import Estimate
+from bids_fmmtc.results.measures import Measure
 
 _ROLES = {  # role -> (marker, filled, colour, words)
     "model": ("s", True, BLUE, "the model"),
@@ -17,7 +19,6 @@ _ROLES = {  # role -> (marker, filled, colour, words)
     "baseline": ("o", False, ORANGE, "baseline"),
     "elsewhere": ("^", True, GREEN, "other people or sites"),
 }
-_RANGE = {"auroc": (0, 1), "auroc_within": (0, 1), "r": (-1, 1), "r_within": (-1, 1)}
 _LINE, _BAR = 0.135, 0.25  # inches of a line of text, and of the interval below it
 
 
@@ -27,21 +28,21 @@ class ForestRow:
 
     name: str
     role: str
-    estimate: Mapping[str, Any] | None
+    estimate: Estimate | None
     note: str = ""
 
 
-def interval_text(estimate: Mapping[str, Any] | None, digits: int = 2) -> str:
+def interval_text(estimate: Estimate | None, digits: int = 2) -> str:
     """Return ``0.71 (0.58 to 0.82)``, and in words what is not known of it."""
-    if estimate is None or estimate.get("value") is None:
+    if estimate is None or estimate.value is None:
         return "undefined"
-    value = number(estimate["value"], digits)
-    if estimate.get("low") is None or estimate.get("high") is None:
+    value = number(estimate.value, digits)
+    if estimate.low is None or estimate.high is None:
         return f"{value} (no interval)"
-    return f"{value} ({number(estimate['low'], digits)} to {number(estimate['high'], digits)})"
+    return f"{value} ({number(estimate.low, digits)} to {number(estimate.high, digits)})"
 
 
-def forest(rows: Sequence[ForestRow], metric: str, name: str, title: str, caption: str) -> Figure | None:
+def forest(rows: Sequence[ForestRow], measure: Measure, name: str, title: str, caption: str) -> Figure | None:
     """Draw estimates with their intervals, one below the other, beside chance; None without rows."""
     if not rows:
         return None
@@ -57,7 +58,7 @@ def forest(rows: Sequence[ForestRow], metric: str, name: str, title: str, captio
         top = total
         for row, label, height in zip(rows, labels, heights, strict=True):
             role = _ROLES.get(row.role, _ROLES["baseline"])
-            told = row.estimate is not None and row.estimate["value"] is not None
+            told = row.estimate is not None and row.estimate.value is not None
             style = {"transform": across, "va": "top", "color": INK if told else MUTED, "bbox": on_paper}
             ax.text(0, top - 0.02, label, fontsize=8.5, linespacing=1.1, **style)
             right = interval_text(row.estimate) if told else "undefined" if row.estimate is not None else "not run"
@@ -67,21 +68,21 @@ def forest(rows: Sequence[ForestRow], metric: str, name: str, title: str, captio
             elif row.note:
                 ax.text(0, top - height + 0.85 * _BAR, wrapped(row.note, 66, 1), fontsize=7.5, **style)
             top -= height
-        _forest_axes(ax, metric, total)
+        _forest_axes(ax, measure, total)
         _roles_legend(c, roles)
         told_rows = [f"{r.name}: {interval_text(r.estimate) if r.estimate else f'not run, {r.note}'}" for r in rows]
-        return finish(c, name, title, f"{METRIC_WORDS.get(metric, metric)}. {'; '.join(told_rows)}.", caption)
+        return finish(c, name, title, f"{measure.words}. {'; '.join(told_rows)}.", caption)
 
 
-def _interval(ax: Any, estimate: Mapping[str, Any], y: float, role: tuple[str, bool, str, str]) -> None:
+def _interval(ax: Any, estimate: Estimate, y: float, role: tuple[str, bool, str, str]) -> None:
     marker, filled, colour, _ = role
-    low, high = estimate.get("low"), estimate.get("high")
+    low, high = estimate.low, estimate.high
     if low is not None and high is not None:
         ax.plot([low, high], [y, y], color=colour, linewidth=1.6, solid_capstyle="butt", zorder=2)
         ax.plot([low, high], [y, y], color=colour, linestyle="none", marker="|", markersize=6, zorder=2)
     face = colour if filled else PAPER
     ax.plot(
-        [estimate["value"]],
+        [estimate.value],
         [y],
         marker=marker,
         color=colour,
@@ -92,16 +93,16 @@ def _interval(ax: Any, estimate: Mapping[str, Any], y: float, role: tuple[str, b
     )
 
 
-def _forest_axes(ax: Any, metric: str, total: float) -> None:
+def _forest_axes(ax: Any, measure: Measure, total: float) -> None:
     ax.set_ylim(0, total)
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
-    if metric in _RANGE:
-        ax.set_xlim(*_RANGE[metric])
-    if metric in CHANCE:
-        ax.axvline(CHANCE[metric], color=MUTED, linestyle=(0, (4, 2)), linewidth=1, zorder=1)
-    chance = f"; dashed: chance, {CHANCE[metric]:g}" if metric in CHANCE else ""
-    ax.set_xlabel(f"{METRIC_WORDS.get(metric, metric)}{chance}")
+    if math.isfinite(measure.high - measure.low):
+        ax.set_xlim(measure.low, measure.high)
+    if measure.chance is not None:
+        ax.axvline(measure.chance, color=MUTED, linestyle=(0, (4, 2)), linewidth=1, zorder=1)
+    chance = "" if measure.chance is None else f"; dashed: chance, {measure.chance:g}"
+    ax.set_xlabel(f"{measure.words}{chance}")
 
 
 def _roles_legend(c: Any, roles: Sequence[str]) -> None:

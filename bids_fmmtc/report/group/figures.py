@@ -14,7 +14,6 @@ from bids_fmmtc.report.analysis.facts import Analysis, Judged, classes
 from bids_fmmtc.report.group.facts import Group, Session
 from bids_fmmtc.report.kit.figure import BLUE, GREEN, GRID, INK, MUTED, ORANGE, PAPER, PURPLE, Figure, finish
 from bids_fmmtc.report.kit.sheet import WIDTH, counted, key_below, room, sheet, short, wrapped
-from bids_fmmtc.report.kit.values import mapping
 
 MOST_GROUPS = 12
 _LINE = 0.17  # inches
@@ -41,20 +40,17 @@ def steps(group: Group, analysis: Analysis | None) -> list[Step]:
         found.append(Step(f"{counted(group.recordings, 'recording')} processed", failed if group.failed else ()))
     if analysis is None:
         return found
-    people = mapping(analysis.evaluation.get("people"))
-    if not people:
+    people = analysis.evaluation.people
+    if people is None:
         return found
     kinds = [f"{n} × {kind}" for kind, n in classes(analysis).most_common()]
     cut = [*kinds[:5], f"and {len(kinds) - 5} other reasons"] if len(kinds) > 6 else kinds
-    excluded = people.get("excluded", 0)
+    excluded = people.excluded or 0
     lost = (f"{excluded} left out of the analysis:", *cut)
-    sessions, whom = (
-        counted(people.get("sessions", 0), "session"),
-        counted(people.get("participants", 0), "participant"),
-    )
+    sessions, whom = counted(people.sessions or 0, "session"), counted(people.participants or 0, "participant")
     found.append(Step(f"{sessions} of {whom} analysed", lost if excluded else ()))
-    if "responders" in people:
-        two = (counted(people["responders"], "responder"), counted(people.get("non_responders", 0), "non-responder"))
+    if people.responders is not None:
+        two = (counted(people.responders, "responder"), counted(people.non_responders or 0, "non-responder"))
         found.append(Step("\n".join(two)))
     return found
 

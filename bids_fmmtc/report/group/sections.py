@@ -8,17 +8,18 @@ from typing import Any
 
 from bids_fmmtc.report.analysis import attribution, figures
 from bids_fmmtc.report.analysis.checks import confound_rows, elsewhere, protocol
-from bids_fmmtc.report.analysis.facts import METRIC_WORDS, Analysis, reasons
+from bids_fmmtc.report.analysis.facts import Analysis, reasons, told
 from bids_fmmtc.report.analysis.forest import ForestRow, forest, interval_text
-from bids_fmmtc.report.analysis.methods import methods, notes, provenance
+from bids_fmmtc.report.analysis.methods import methods, provenance
 from bids_fmmtc.report.analysis.trial import plan_table, trial_figures
 from bids_fmmtc.report.group.facts import Group
 from bids_fmmtc.report.group.figures import distributions, flow_figure
 from bids_fmmtc.report.kit.page import number
 from bids_fmmtc.report.kit.sheet import attempt, plain, short
-from bids_fmmtc.report.kit.values import estimate_in, mapping, mappings, number_of, texts
+from bids_fmmtc.results.evaluation import NOTHING, Compared, Explanation, Part
+from bids_fmmtc.results.measures import words_of
+from bids_fmmtc.results.verdict import NOISE, found_effect
 
-UNSHOWN = "Attributions of a model that is not shown to be better than chance describe noise."
 Table = Mapping[str, Any]
 """``columns`` and ``rows`` for the macro ``table``."""
 
@@ -47,24 +48,24 @@ def analysis_view(group: Group, analysis: Analysis, prefix: str) -> dict[str, An
         "methods": ("The methods text", lambda: methods(analysis)),
         "provenance": ("The provenance", lambda: provenance(analysis)),
     }
-    evaluation = analysis.evaluation
+    origin, measure = analysis.origin, analysis.measure
     return {
         "prefix": prefix,
         "of": f" ({analysis.label})" if len(group.analyses) > 1 else "",
         "label": analysis.label,
         "bundle": _bundle_page(analysis),
-        "outcome": plain(evaluation.get("Outcome")),
-        "n": plain(evaluation.get("n")),
+        "outcome": plain(origin.outcome),
+        "n": plain(analysis.evaluation.n),
         "problems": analysis.problems,
-        "readable": bool(evaluation),
-        "verdicts": analysis.verdicts,
+        "readable": analysis.readable,
+        "verdicts": list(analysis.evaluation.verdicts),
         "trial_verdict": trial_verdict(analysis),
-        "measure": METRIC_WORDS[analysis.metric],
-        "headline": f"{METRIC_WORDS[analysis.metric]} {interval_text(analysis.estimate('model', analysis.metric))}",
-        "notes": notes(analysis),
+        "measure": measure.words,
+        "headline": f"{measure.words} {interval_text(analysis.estimate(measure.name))}",
+        "notes": list(origin.notes),
         "reasons": [{"reason": reason, "n": plain(n)} for reason, n in reasons(analysis).most_common()],
         "excluded": _excluded(analysis),
-        "command": str(evaluation.get("Command", "")),
+        "command": origin.command,
         "regression": analysis.regression,
         **{name: attempt(what, make) for name, (what, make) in parts.items()},
     }
@@ -78,9 +79,9 @@ def _bundle_page(analysis: Analysis) -> str:
 
 def trial_verdict(analysis: Analysis) -> str:
     """Return the stored verdict on enrichment, or why there is none."""
-    found, why = analysis.part("trial")
-    if found.get("verdict"):
-        return f"Enrichment of a trial by this model: {found['verdict']}."
+    found, why = told(analysis.trial)
+    if found is not None and found.verdict:
+        return f"Enrichment of a trial by this model: {found.verdict}."
     return f"Enrichment of a trial by this model was not judged ({why})." if why else ""
 
 
@@ -107,13 +108,8 @@ def _curves(analysis: Analysis, prefix: str) -> list[Any]:
 def forest_rows(analysis: Analysis) -> list[ForestRow]:
     """Return every contestant in the order of the evaluation, those not run with the reason."""
     return [
-        ForestRow(
-            str(model.get("text", name)),
-            str(model.get("role", "baseline")),
-            analysis.estimate(name, analysis.metric),
-            str(model.get("reason", "")),
-        )
-        for name, model in analysis.models.items()
+        ForestRow(model.text or name, model.role, model.estimate(analysis.measure.name), model.reason or "")
+        for name, model in analysis.evaluation.models.items()
     ]
 
 
@@ -122,7 +118,7 @@ def _forest(analysis: Analysis, name: str) -> Any:
         "Everything judged on the same people and folds, with 95 % intervals. Overlap of two intervals is no test; the "
         "differences below are."
     )
-    return forest(forest_rows(analysis), analysis.metric, name, "The model beside its parts and baselines", caption)
+    return forest(forest_rows(analysis), analysis.measure, name, "The model beside its parts and baselines", caption)
 
 
 def _comparisons(analysis: Analysis) -> Table:
@@ -133,18 +129,18 @@ def _comparisons(analysis: Analysis) -> Table:
         ("p", "p", "number"),
     ]
     columns += [("folds", "folds", "number")]
-    rows = []
-    for each in mappings(analysis.evaluation.get("comparisons")):
-        test = mapping(each.get("corrected_resampled_t"))
-        name, metric = str(each.get("against")), str(each.get("metric"))
-        other = "" if metric == analysis.metric else f" (in {METRIC_WORDS.get(metric, metric)})"
+    models, rows = analysis.evaluation.models, []
+    for each in analysis.evaluation.comparisons:
+        test = each.corrected_resampled_t
+        text = models[each.against].text if each.against in models else ""
+        other = "" if each.metric == analysis.measure.name else f" (in {words_of(each.metric)})"
         rows.append(
             {
-                "against": str(analysis.models.get(name, {}).get("text", name)) + other,
-                "difference": interval_text(estimate_in(each, "difference")),
-                "t": number(number_of(test.get("t"))),
-                "p": p_text(number_of(test.get("p"))),
-                "folds": plain(test.get("folds")),
+                "against": (text or each.against) + other,
+                "difference": interval_text(each.difference),
+                "t": number(test.t),
+                "p": p_text(test.p),
+                "folds": plain(test.folds),
             }
         )
     return {"columns": columns, "rows": rows}
@@ -157,11 +153,8 @@ def p_text(p: float | None) -> str:
 
 def _measures(analysis: Analysis) -> Table:
     columns = [("metric", "measure", "text"), ("value", "value (95 % interval)", "number")]
-    names = mapping(analysis.models.get("model", {}).get("metrics"))
-    rows = [
-        {"metric": METRIC_WORDS.get(name, name), "value": interval_text(analysis.estimate("model", name), 3)}
-        for name in names
-    ]
+    metrics = analysis.evaluation.model.metrics or NOTHING
+    rows = [{"metric": words_of(name), "value": interval_text(estimate, 3)} for name, estimate in metrics.items()]
     return {"columns": columns, "rows": rows}
 
 
@@ -169,35 +162,33 @@ def _measures(analysis: Analysis) -> Table:
 
 
 def _explanation(analysis: Analysis, name: str) -> dict[str, Any]:
-    found, why = analysis.part("explanation")
-    if not found:
+    found, why = told(analysis.evaluation.explanation)
+    if found is None:
         return {"why": why}
     folder = analysis.folder / "attribution"
     drawn = [
         attempt("The map of means", attribution.map_figure, folder, "mean", f"{name}-mean"),
         attempt("The map of differences", attribution.map_figure, folder, "between", f"{name}-between"),
-        attempt("Shares", attribution.share_figure, mappings(found.get("shares")), f"{name}-shares"),
-        attempt("Parcels", attribution.parcel_figure, mappings(found.get("top_parcels")), f"{name}-parcels"),
+        attempt("Shares", attribution.share_figure, found.shares, f"{name}-shares"),
+        attempt("Parcels", attribution.parcel_figure, found.top_parcels, f"{name}-parcels"),
     ]
-    sanity = mapping(found.get("sanity"))
     return {
         "why": "",
-        "warning": "" if analysis.better_than_chance else UNSHOWN,
-        "sanity": str(sanity.get("text", "")),
-        "sane": sanity.get("passes") is True,
-        "sanity_table": _tabled(attribution.sanity_table(mappings(sanity.get("rows")))),
+        "warning": "" if found_effect(analysis.evaluation) else NOISE,
+        "sanity": found.sanity.text,
+        "sane": found.sanity.passes is True,
+        "sanity_table": _tabled(attribution.sanity_table(found.sanity.rows)),
         "figures": _drawn(drawn),
         "image": (folder / "parcels_mean.nii.gz").is_file(),
         "facts": _explained_facts(found),
-        "parcels": _tabled(attribution.parcel_table(mappings(found.get("top_parcels")))),
-        "edges": _tabled(attribution.edge_table(mappings(found.get("top_edges")))),
+        "parcels": _tabled(attribution.parcel_table(found.top_parcels)),
+        "edges": _tabled(attribution.edge_table(found.top_edges)),
         "people": [f"group/{analysis.label}/attribution/{each}" for each in analysis.explained],
-        "cohorts": [_cohort(analysis, str(k), mapping(v), f"{name}-{i}") for i, (k, v) in _numbered(found)],
+        "cohorts": [
+            _cohort(analysis, cohort, content, f"{name}-{i}")
+            for i, (cohort, content) in enumerate(found.compared.items(), 1)
+        ],
     }
-
-
-def _numbered(found: Mapping[str, Any]) -> Iterable[tuple[int, tuple[str, Any]]]:
-    return enumerate(mapping(found.get("compared")).items(), 1)
 
 
 def _drawn(some: Iterable[Any]) -> list[Any]:
@@ -208,7 +199,7 @@ def _tabled(found: tuple[Any, Any]) -> Table:
     return {"columns": found[0], "rows": found[1]}
 
 
-def _cohort(analysis: Analysis, cohort: str, content: Mapping[str, Any], name: str) -> dict[str, Any]:
+def _cohort(analysis: Analysis, cohort: str, content: Compared | Part, name: str) -> dict[str, Any]:
     """Return the model's behaviour on another cohort beside that on its own."""
     folder = analysis.folder / "attribution" / f"cohort-{cohort}"
     whose = short(cohort)
@@ -217,35 +208,33 @@ def _cohort(analysis: Analysis, cohort: str, content: Mapping[str, Any], name: s
         for column in ("mean", "between")
         if "/" not in cohort
     ]
-    why = "" if content.get("status", "ok") == "ok" else f"{content.get('status')}: {content.get('reason')}"
-    table = _tabled(attribution.compared_table(mappings(content.get("rows"))))
+    compared, why = told(content)
+    table = _tabled(attribution.compared_table(() if compared is None else compared.rows))
     return {"name": cohort, "why": why, "table": table, "figures": _drawn(maps)}
 
 
-def _explained_facts(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    through = plain(None) if "encoder" not in found else "yes" if found["encoder"] else "no: its vectors are the inputs"
+def _explained_facts(found: Explanation) -> list[tuple[str, str]]:
+    through = {True: "yes", False: "no: its vectors are the inputs"}.get(bool(found.encoder))
+    of = found.people if found.of is None else found.of
     pairs = [
-        ("People explained", f"{plain(found.get('people'))} of {plain(found.get('of', found.get('people')))} sessions"),
-        ("Windows of each", plain(found.get("windows_each")) if found.get("windows_each") else "all"),
-        ("Through the encoder to parcels", through),
-        ("Steps", plain(found.get("steps"))),
-        ("Largest completeness error", plain(found.get("completeness_error"), 2)),
-        ("Top parcels that stay on top in draws", number(number_of(found.get("top_stability")))),
+        ("People explained", f"{plain(found.people)} of {plain(of)} sessions"),
+        ("Windows of each", plain(found.windows_each) if found.windows_each else "all"),
+        ("Through the encoder to parcels", plain(None if found.encoder is None else through)),
+        ("Steps", plain(found.steps)),
+        ("Largest completeness error", plain(found.completeness_error, 2)),
+        ("Top parcels that stay on top in draws", number(found.top_stability)),
     ]
-    pairs += [
-        (f"Baseline of {attribution.input_words(str(k))}", str(v)) for k, v in mapping(found.get("baseline")).items()
-    ]
-    return pairs
+    return [*pairs, *((f"Baseline of {attribution.input_words(k)}", v) for k, v in found.baseline.items())]
 
 
 def _trial(analysis: Analysis, name: str) -> dict[str, Any]:
-    found, why = analysis.part("trial")
-    if not found:
+    found, why = told(analysis.trial)
+    if found is None:
         return {"why": why}
     return {
         "why": "",
-        "sentences": texts(found.get("sentences")),
-        "notes": texts(found.get("notes")),
+        "sentences": list(found.sentences),
+        "notes": list(found.notes),
         "figures": attempt("The trial's curves", lambda: trial_figures(found, name)),
         "table": plan_table(found),
     }

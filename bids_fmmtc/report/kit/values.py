@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_fmmtc.dataset.store import MISSING, read_table
+from bids_fmmtc.results.estimate import Estimate
 
 
 def read_rows(path: Path) -> list[dict[str, str]] | None:
@@ -57,9 +58,10 @@ def number_of(value: Any) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
-def estimate_in(metrics: Any, name: str) -> Mapping[str, Any] | None:
-    """Return ``value``, ``low`` and ``high`` of an estimate, None where there is none."""
+def estimate_in(metrics: Any, name: str) -> Estimate | None:
+    """Return an estimate, None where there is none."""
     found = mapping(metrics).get(name)
     if not isinstance(found, Mapping) or "value" not in found:
         return None
-    return {key: number_of(found.get(key)) for key in ("value", "low", "high")}
+    value, low, high = (number_of(found.get(key)) for key in ("value", "low", "high"))
+    return Estimate(value, low, high)

@@ -12,7 +12,6 @@ from statsmodels.stats.proportion import proportion_confint
 
 from bids_fmmtc.learning.judging.intervals import (
     N_DRAWS,
-    Estimate,
     corrected_t,
     correlation_interval,
     difference,
@@ -25,6 +24,8 @@ from bids_fmmtc.learning.judging.intervals import (
     widening,
 )
 from bids_fmmtc.learning.judging.metrics import CLASSIFICATION, REGRESSION
+from bids_fmmtc.plain import to_json
+from bids_fmmtc.results.estimate import Estimate
 
 
 def people(n):
@@ -175,9 +176,9 @@ def test_every_interval_holds_its_value_and_keeps_to_the_range(seed, effect, n_t
         for name, found in estimates(outcome, j, people(30), table, n_train, seed, 200).items():
             if found.low is not None:
                 assert found.low - 1e-9 <= found.value <= found.high + 1e-9, name
-                assert table[name].low - 1e-9 <= found.low, name
-                assert found.high <= table[name].high + 1e-9, name
-            json.dumps(found.to_json(), allow_nan=False)
+                assert table[name].measure.low - 1e-9 <= found.low, name
+                assert found.high <= table[name].measure.high + 1e-9, name
+            json.dumps(to_json(found), allow_nan=False)
 
 
 def test_estimates_repeat_to_the_bit_and_are_wider_for_cross_validation():
@@ -315,7 +316,7 @@ def test_shared_training_lowers_t_as_in_one_repeat(repeats):
     assert found.t == pytest.approx(values.mean() / math.sqrt(values.var(ddof=1) * (1 / 5 + 8 / 32)))
     assert found.p == pytest.approx(2 * stats.t.sf(abs(found.t), 5 * repeats - 1))
     assert found.folds == 5 * repeats
-    json.dumps(found.to_json(), allow_nan=False)
+    json.dumps(to_json(found), allow_nan=False)
 
 
 def test_undefined_folds_are_left_out_and_equal_ones_test_nothing():

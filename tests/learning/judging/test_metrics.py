@@ -335,8 +335,8 @@ def test_values_stay_in_the_range_of_the_table(table, data):
     for name, metric in table.items():
         found = one(name, *sample)
         defined = found[~np.isnan(found)]
-        assert (defined >= metric.low - 1e-12).all(), name
-        assert (defined <= metric.high + 1e-12).all(), name
+        assert (defined >= metric.measure.low - 1e-12).all(), name
+        assert (defined <= metric.measure.high + 1e-12).all(), name
 
 
 @pytest.mark.parametrize("name", ["auroc", "auroc_within", "mcc", "balanced_accuracy", "r", "r_within", "spearman"])
@@ -345,7 +345,7 @@ def test_chance_is_what_noise_gets(name):
     metric = {**CLASSIFICATION, **REGRESSION}[name]
     y = rng.integers(0, 2, 1500).astype(float) if name in CLASSIFICATION else rng.normal(size=1500)
     found = one(name, y, rng.random(1500), rng.integers(0, 2, 1500), rng.integers(0, 5, 1500), np.ones((1, 1500)))
-    np.testing.assert_allclose(found, metric.chance, atol=0.08)
+    np.testing.assert_allclose(found, metric.measure.chance, atol=0.08)
 
 
 def test_repeats_are_averaged_under_the_same_weights():
@@ -382,5 +382,5 @@ def test_shapes_are_checked(weights):
 def test_every_metric_stands_in_one_table():
     assert not CLASSIFICATION.keys() & REGRESSION.keys()
     for name, metric in {**CLASSIFICATION, **REGRESSION}.items():
-        assert metric.text
+        assert metric.measure.name == name
         assert getattr(metrics, name) is metric.function

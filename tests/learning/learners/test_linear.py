@@ -18,6 +18,7 @@ from bids_fmmtc.learning.bundle.save import save_bundle
 from bids_fmmtc.learning.learners.blocks import block_of
 from bids_fmmtc.learning.learners.linear import PENALTIES, LinearLearner
 from bids_fmmtc.recipe import Connectivity, Recipe
+from bids_fmmtc.results.evaluation import Setting
 
 BOTH = ("brainlm", "fc")
 EVERY = (*BOTH, "covariates", "motion", "site")
@@ -84,10 +85,10 @@ def test_one_fit_is_the_path_at_its_penalty_and_the_same_elsewhere(kind, tangent
         np.testing.assert_allclose(fitted.scores(rows), path[choice], rtol=1e-10, atol=1e-10)
         np.testing.assert_allclose(fitted.elsewhere(cohort)[rows], path[choice], rtol=1e-6, atol=1e-6)
         strength, which = divmod(choice, len(EVERY) + 1)
-        used = list(EVERY) if which == 0 else [EVERY[which - 1]]
-        edge = {"edge": "strongest"} if strength == 0 else {}
-        assert learner.describe(choice) == {"penalty": PENALTIES[strength], "blocks": used, **edge}
-    assert learner.describe(learner.choices - 1)["edge"] == "weakest"
+        used = tuple(EVERY) if which == 0 else (EVERY[which - 1],)
+        edge = "strongest" if strength == 0 else None
+        assert learner.describe(choice) == Setting(penalty=PENALTIES[strength], blocks=used, edge=edge)
+    assert learner.describe(learner.choices - 1).edge == "weakest"
 
 
 @settings(deadline=None, max_examples=12)

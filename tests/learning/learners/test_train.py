@@ -18,6 +18,7 @@ from bids_fmmtc.learning.learners.inputs import Inputs
 from bids_fmmtc.learning.learners.linear import LinearLearner
 from bids_fmmtc.learning.learners.train import AdaptedLearner, NetworkLearner, checkpoint_of, fresh_head
 from bids_fmmtc.modalities.connectivity import TangentReference
+from bids_fmmtc.results.evaluation import Setting
 
 TRAIN, ROWS = np.arange(14), np.arange(14, 20)
 OPTIONS = TrainingOptions(epochs=5, resnet=RESNET)
@@ -85,7 +86,7 @@ def test_a_line_of_the_path_is_what_a_fit_at_that_setting_says(kind):
     assert path.shape == (5, 6)
     assert path.dtype == np.float64
     assert work.choices == 5
-    assert [work.describe(c) for c in (0, 4)] == [{"epochs": 1}, {"epochs": 5, "edge": "most"}]
+    assert [work.describe(c) for c in (0, 4)] == [Setting(epochs=1), Setting(epochs=5, edge="most")]
     for choice in (0, 3):
         found = work.fit(cohort.y, TRAIN, choice, "a").scores(ROWS)
         if kind == "classification":
@@ -407,7 +408,7 @@ def test_either_head_is_adapted_and_setting_0_is_the_head_as_it_was_but_for_its_
     parts, cohort = source_head(kind), make_cohort(direction=1)
     work = adapting(parts, cohort)
     assert work.choices == 6
-    assert [work.describe(c) for c in (0, 5)] == [{"epochs": 0}, {"epochs": 5, "edge": "most"}]
+    assert [work.describe(c) for c in (0, 5)] == [Setting(epochs=0), Setting(epochs=5, edge="most")]
     path = work.path(cohort.y, TRAIN, ROWS, "a")
     assert path.shape == (6, 6)
     before = {n: t.clone() for n, t in parts.state.items()}

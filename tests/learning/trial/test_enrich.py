@@ -9,13 +9,10 @@ from hypothesis import strategies as st
 from scipy.stats import beta, binom, norm
 from trial_parts import GOOD, decision, everybody, ladder, options, people
 
+from bids_fmmtc.learning.trial.arm import Arm
 from bids_fmmtc.learning.trial.enrich import _saved as saved_of
 from bids_fmmtc.learning.trial.enrich import plan_trial, sample_size
-from bids_fmmtc.learning.trial.plan import (
-    Arm,
-    Evidence,
-    TrialOptions,
-)
+from bids_fmmtc.results.trial import Evidence, TrialOptions
 
 # sample size
 
@@ -372,7 +369,7 @@ def test_nobody_kept():
     row = decision(plan)
     assert (row.people, row.share.value, row.trial) == (0, 0, None)
     assert row.share.high > 0.02
-    assert row.rate.to_json() == {
+    assert row.rate.as_stored() == {
         "value": None,
         "low": None,
         "high": None,

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from trial_parts import GOOD, decision, everybody, ladder, options, people
 
-from bids_fmmtc.learning.judging.intervals import Estimate
 from bids_fmmtc.learning.trial.enrich import plan_trial, sample_size
-from bids_fmmtc.learning.trial.plan import Evidence
+from bids_fmmtc.results.estimate import Estimate
+from bids_fmmtc.results.trial import Evidence
 
 
 def test_a_useless_predictor_is_not_praised():
@@ -38,7 +38,7 @@ def test_a_trial_out_of_reach_is_said_to_be():
     cautious = next(s for s in only.sentences if s.startswith("Do not plan with"))
     assert f"{100 * (1 - trial.feasible):.0f} % of the draws" in cautious
     assert trial.enrolled.high == np.inf
-    assert trial.fewer.to_json()["reason"].startswith("value: no trial is reachable without enrichment")
+    assert trial.fewer.as_stored()["reason"].startswith("value: no trial is reachable without enrichment")
 
 
 def test_the_cautious_end_is_what_one_is_told_to_plan_with():

@@ -1,10 +1,7 @@
-from dataclasses import replace
-
 import pytest
-from group_parts import estimate, evaluation, metrics, write_analysis
+from group_parts import estimate, evaluation, holding, metrics, verdicts, write_analysis
 
-from bids_fmmtc.learning.judging.verdict import verdicts
-from bids_fmmtc.report.analysis.checks import confound_rows, elsewhere, protocol, stored_sentence
+from bids_fmmtc.report.analysis.checks import confound_rows, elsewhere, protocol
 from bids_fmmtc.report.analysis.facts import read_analysis
 
 
@@ -16,7 +13,7 @@ def analysis(tmp_path_factory):
 def with_site(analysis, auroc):
     content = evaluation()
     content["models"]["site"]["metrics"] = metrics(auroc)
-    return replace(analysis, evaluation=content | {"verdicts": verdicts(content)})
+    return holding(analysis, content | {"verdicts": verdicts(content)})
 
 
 def said(analysis, check):
@@ -43,30 +40,29 @@ def test_a_confound_that_predicts_is_told_in_the_stored_words(analysis):
 
 def test_within_sites_it_says_no_more_than_the_verdict(analysis):
     content = evaluation(auroc=(0.6, 0.4, 0.8), within_site=estimate(0.55, 0.4, 0.7))
-    row = said(replace(analysis, evaluation=content), "The model, within sites")
+    row = said(holding(analysis, content), "The model, within sites")
     assert row["said"].startswith("Not shown to be better than chance.")
     content = evaluation(within_site=estimate(None))
-    row = said(replace(analysis, evaluation=content), "The model, within sites")
+    row = said(holding(analysis, content), "The model, within sites")
     assert row["said"].startswith("No two people of one site")
     assert row["estimate"] == "undefined"
 
 
 def test_a_site_that_could_not_be_left_out_says_why(analysis):
     content = evaluation(leave_one_site_out={"status": "not run", "reason": "without site north there are few."})
-    row = said(replace(analysis, evaluation=content), "The model on a site left out")
+    row = said(holding(analysis, content), "The model on a site left out")
     assert row["said"] == "No site could be left out: without site north there are few."
 
 
 def test_other_cohorts_are_nothing_where_there_are_none(analysis):
     assert elsewhere(analysis, "x") == {}
     assert protocol(analysis) == {}
-    assert stored_sentence(analysis, "Nothing begins like this") == ""
 
 
 def test_a_cohort_on_which_the_model_failed_is_said_to(analysis):
     far = {"status": "ok", "n": 9, "excluded": [], "notes": [], "metrics": metrics((0.5, 0.3, 0.7))}
     far["adapted"] = {"status": "failed", "reason": "too few"}
-    found = elsewhere(replace(analysis, evaluation=evaluation(external={"far": far})), "x")
+    found = elsewhere(holding(analysis, evaluation(external={"far": far})), "x")
     assert "On cohort far, untouched until then: not shown to be better than chance" in found["rows"][0]["said"]
     assert "far, fine-tuned there: not run, too few" in found["figure"].markup
     assert "own cohort, out of fold: 0.71 (0.58 to 0.82)" in found["figure"].markup
@@ -74,7 +70,7 @@ def test_a_cohort_on_which_the_model_failed_is_said_to(analysis):
 
 def test_the_published_protocol_is_marked_as_inflated(analysis):
     failed = {"status": "failed", "reason": "5 sessions needed"}
-    found = protocol(replace(analysis, evaluation=evaluation(reference_protocol=failed)))
+    found = protocol(holding(analysis, evaluation(reference_protocol=failed)))
     assert found["heading"] == "Published protocol, inflated"
     assert "failed: 5 sessions needed" in found["text"]
 
@@ -83,7 +79,7 @@ def test_what_another_version_worded_otherwise_is_told_by_its_values(analysis):
     left = {"status": "ok", "metrics": metrics((0.71, 0.58, 0.82))}
     elsewhere_ = {"c": {"status": "ok", "n": 9, "metrics": metrics((0.55, 0.31, 0.72))}}
     content = evaluation(leave_one_site_out=left, external=elsewhere_) | {"verdicts": ["In other words: all is well."]}
-    other = replace(analysis, evaluation=content)
+    other = holding(analysis, content)
     row = said(other, "The model on a site left out")
     assert row["said"] == "The interval lies above chance."
     assert "0.71" in row["estimate"]
@@ -94,5 +90,5 @@ def test_what_another_version_worded_otherwise_is_told_by_its_values(analysis):
         ("The model, within sites", "within_site"),
         ("The model on a site left out", "leave_one_site_out"),
     ):
-        bare = replace(other, evaluation={k: v for k, v in content.items() if k != name})
+        bare = holding(other, {k: v for k, v in content.items() if k != name})
         assert said(bare, check)["said"].startswith("Not checked: ")

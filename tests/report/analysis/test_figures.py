@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from group_parts import estimate, evaluation, regression, write_analysis
+from group_parts import estimate, evaluation, holding, regression, write_analysis
 
 from bids_fmmtc.report.analysis.facts import Judged, read_analysis
 from bids_fmmtc.report.analysis.figures import (
@@ -15,6 +15,7 @@ from bids_fmmtc.report.analysis.figures import (
     roc_figure,
     scatter_figure,
 )
+from bids_fmmtc.results.evaluation import Permutation
 
 
 @pytest.fixture(scope="module")
@@ -65,15 +66,15 @@ def test_the_confusion_matrix_counts_means_over_repeats(analysis):
 def test_the_permutation_test_shows_observed_and_p(analysis):
     drawn = permutation_figure(analysis, "x")
     assert "observed 0.71, p = 0.004 from 200 permutations" in drawn.caption
-    assert permutation_figure(replace(analysis, evaluation={}), "x") is None
-    assert "the least that 19 permutations" in permutation_note({"n": 19, "p": 0.05})
-    assert "least" not in permutation_note({"n": 19, "p": 0.1})
+    assert permutation_figure(holding(analysis, {}), "x") is None
+    assert "the least that 19 permutations" in permutation_note(Permutation(n=19, p=0.05))
+    assert "least" not in permutation_note(Permutation(n=19, p=0.1))
 
 
 def test_a_null_of_one_value_is_drawn(analysis):
     content = evaluation()
     content["permutation"] |= {"null": [0.5] * 19, "observed": 0.5, "metric": "auroc_within"}
-    assert permutation_figure(replace(analysis, evaluation=content), "x") is not None
+    assert permutation_figure(holding(analysis, content), "x") is not None
 
 
 def test_a_number_as_outcome_is_set_against_its_prediction(tmp_path):
@@ -91,5 +92,5 @@ def test_rows_without_value_or_outcome_are_left_out():
 def test_an_estimate_that_is_undefined_says_so(analysis):
     content = evaluation()
     content["models"]["model"]["metrics"]["calibration_slope"] = estimate(None)
-    drawn = calibration_figure(replace(analysis, evaluation=content), "x")
+    drawn = calibration_figure(holding(analysis, content), "x")
     assert "Calibration slope undefined" in drawn.caption

@@ -1,10 +1,10 @@
 from dataclasses import replace
 
 import pytest
-from group_parts import evaluation, regression, write_analysis
+from group_parts import evaluation, holding, regression, write_analysis
 
 from bids_fmmtc.report.analysis.facts import read_analysis
-from bids_fmmtc.report.analysis.methods import methods, notes, provenance
+from bids_fmmtc.report.analysis.methods import methods, provenance
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +36,16 @@ def test_methods_say_what_was_done_with_the_numbers_of_this_run(analysis):
 
 def test_only_what_was_done_is_cited(analysis):
     content = regression(explanation={"status": "failed", "reason": "x"})
-    text = methods(replace(analysis, evaluation=content))
+    text = methods(holding(analysis, content))
     assert "No permutation test was run." in text
     for absent in ("Vovk", "Captum", "statsmodels", "conformal"):
         assert absent not in text
-    assert methods(replace(analysis, evaluation={})) == ""
+    assert methods(holding(analysis, {})) == ""
 
 
 def test_other_cohorts_and_sites_are_told(analysis):
     content = evaluation() | {"external": {"far": {"status": "ok", "n": 30}}, "leave_one_site_out": {"status": "ok"}}
-    text = methods(replace(analysis, evaluation=content))
+    text = methods(holding(analysis, content))
     assert "on cohort far (30 sessions)" in text
     assert "Each site was also judged by models of the other sites." in text
 
@@ -56,4 +56,4 @@ def test_provenance_names_sources_and_digests(analysis):
     assert pairs["Recipe digest"] == "abc123" * 8
     assert pairs["Bundle digest"] == "d" * 64
     assert pairs["Source of responder"] == "/data/participants.tsv"
-    assert notes(analysis) == ["one scan each, but not of one session"]
+    assert list(analysis.origin.notes) == ["one scan each, but not of one session"]

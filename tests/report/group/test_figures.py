@@ -1,7 +1,7 @@
 from dataclasses import replace
 
 import pytest
-from group_parts import evaluation, regression, write_analysis, write_dataset
+from group_parts import evaluation, holding, regression, write_analysis, write_dataset
 
 from bids_fmmtc.report.group.facts import Pooled, read_group
 from bids_fmmtc.report.group.figures import applied_figure, distributions, flow_figure, quality_figure, steps
@@ -29,7 +29,7 @@ def test_the_flow_goes_from_people_to_classes(group):
 
 def test_many_reasons_are_cut_in_the_figure(group):
     people = evaluation()["people"] | {"excluded": 9, "reasons": {f"reason {i}": 1 for i in range(9)}}
-    analysis = replace(group.analyses[0], evaluation=evaluation(people=people))
+    analysis = holding(group.analyses[0], evaluation(people=people))
     assert steps(group, analysis)[2].lost[-1] == "and 4 other reasons"
     assert flow_figure(group, analysis, "x") is not None
 

@@ -1,11 +1,11 @@
-from dataclasses import replace
-
 import pytest
-from group_parts import evaluation, explanation, write_analysis, write_dataset, write_map
+from group_parts import evaluation, explanation, holding, write_analysis, write_dataset, write_map
 
 from bids_fmmtc.report.group.facts import read_group
-from bids_fmmtc.report.group.sections import UNSHOWN, analysis_view, forest_rows, p_text, trial_verdict
+from bids_fmmtc.report.group.sections import analysis_view, forest_rows, p_text, trial_verdict
 from bids_fmmtc.report.kit.figure import Figure
+from bids_fmmtc.results.estimate import Estimate
+from bids_fmmtc.results.verdict import NOISE
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +33,11 @@ def test_names_of_figures_are_unique_and_begin_with_the_prefix(group):
 
 def test_a_part_that_cannot_be_shown_is_a_line(group):
     content = evaluation(explanation=explanation(shares=[{"modality": "fc", "share": "x"}], top_parcels=3))
-    view = analysis_view(group, replace(group.analyses[0], evaluation=content), "a1")
+    view = analysis_view(group, holding(group.analyses[0], content), "a1")
     assert [f.name for f in figures(view["attribution"])] == ["a1-map-mean", "a1-map-between"]
     assert isinstance(view["forest"], Figure)
     content = evaluation() | {"comparisons": [{"corrected_resampled_t": {"t": "three"}}]}
-    broken = replace(group.analyses[0], evaluation=content)
+    broken = holding(group.analyses[0], content)
     assert analysis_view(group, broken, "a1")["comparisons"]["rows"][0]["t"] == "–"
 
 
@@ -46,14 +46,12 @@ def test_every_contestant_is_in_the_forest_with_the_reason(group):
     assert list(rows) == [m["text"] for m in evaluation()["models"].values()]
     assert rows["motion only"].estimate is None
     assert rows["motion only"].note == "motion is unknown"
-    assert rows["site only"].estimate == {"value": 0.44, "low": 0.30, "high": 0.61}
+    assert rows["site only"].estimate == Estimate(0.44, 0.30, 0.61)
 
 
 def test_attributions_of_a_model_without_effect_carry_a_warning(group):
     without = evaluation(auroc=(0.55, 0.4, 0.7))
-    assert (
-        analysis_view(group, replace(group.analyses[0], evaluation=without), "a1")["attribution"]["warning"] == UNSHOWN
-    )
+    assert analysis_view(group, holding(group.analyses[0], without), "a1")["attribution"]["warning"] == NOISE
     assert analysis_view(group, group.analyses[0], "a1")["attribution"]["warning"] == ""
 
 
@@ -71,7 +69,7 @@ def test_maps_of_another_cohort_lie_beside_it(tmp_path):
 def test_the_trial_verdict_is_the_stored_one(group):
     analysis = group.analyses[0]
     assert trial_verdict(analysis) == "Enrichment of a trial by this model: not supported."
-    failed = replace(analysis, evaluation=evaluation(trial={"status": "failed", "reason": "x"}))
+    failed = holding(analysis, evaluation(trial={"status": "failed", "reason": "x"}))
     assert trial_verdict(failed) == "Enrichment of a trial by this model was not judged (failed: x)."
 
 

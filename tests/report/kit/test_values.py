@@ -1,6 +1,7 @@
 import pytest
 
 from bids_fmmtc.report.kit.values import estimate_in, mapping, mappings, number_of, read_rows, real, texts
+from bids_fmmtc.results.estimate import Estimate
 
 
 def test_cells_and_json_of_the_wrong_kind_are_nothing(tmp_path):
@@ -10,11 +11,7 @@ def test_cells_and_json_of_the_wrong_kind_are_nothing(tmp_path):
     assert mappings("ab") == mappings({"a": {}}) == []
     assert texts("ab") == texts([1, None]) == []
     assert texts(["a", 1]) == ["a"]
-    assert estimate_in({"a": {"value": 0.5, "low": "x", "high": None}}, "a") == {
-        "value": 0.5,
-        "low": None,
-        "high": None,
-    }
+    assert estimate_in({"a": {"value": 0.5, "low": "x", "high": None}}, "a") == Estimate(0.5)
     assert estimate_in({"a": 1}, "a") is estimate_in(None, "a") is None
 
 

@@ -1,16 +1,21 @@
-"""What a trial plan holds: options, arms, rows by threshold, and how they are written. See `trial`."""
+"""What a trial plan holds: options, evidence, rows by threshold, and how they are written.
+
+`bids_fmmtc.learning.trial` makes it. What a file does not tell is `UNKNOWN`, or None.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
 
 from bids_fmmtc.errors import UsageError
-from bids_fmmtc.learning.judging.intervals import Estimate, widening
+from bids_fmmtc.plain import to_json
+from bids_fmmtc.results.estimate import Estimate
+from bids_fmmtc.results.measures import PRIMARY
 from bids_fmmtc.types import Float64
 
 LARGEST_TRIAL = 100_000
@@ -19,7 +24,7 @@ Kind = Literal["rate", "size", "saving"]
 Source = Literal["given", "control arm", "none"]
 Rule = Literal["everybody", "share", "decision"]
 Verdict = Literal["supported", "supported if the rate under control is as given", "not supported"]
-WHY: Mapping[str, tuple[str, str, str]] = MappingProxyType(
+WHY: Mapping[Kind, tuple[str, str, str]] = MappingProxyType(
     {
         "rate": ("nobody is kept", "", ""),
         "size": (
@@ -102,66 +107,6 @@ class TrialOptions:
                 raise UsageError(f"Trial plan: found {found}; expected {expected}.", "Correct the option.")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Arm:
-    """People of one treatment, judged by models that learnt from nobody of their groups.
-
-    In a crossover study the other session of a person must not be learnt from either.
-
-    Parameters
-    ----------
-    value
-        (R, N) or (N,) calibrated probabilities, R repeats; NaN where a repeat did not judge a row. Rows that no
-        repeat judged are left out.
-    y
-        (N,) 1 responder and 0 non-responder under the treatment.
-    groups
-        N names: what is drawn together, a participant or a family, also across arms.
-    n_train
-        Rows a judging model learnt from, mean over folds; None for people who taught none of the models, as a control
-        arm may be. See `intervals.widening`.
-    label
-        Like ``value``: 1 where the judging model's own threshold, decided without the row, is reached; None for none.
-
-    Raises
-    ------
-    ValueError
-        Shapes that do not fit, outcomes other than 0 and 1, probabilities out of 0..1, or nobody judged.
-    """
-
-    value: Float64
-    y: Float64
-    groups: Sequence[str]
-    n_train: float | None
-    label: Float64 | None = None
-
-    def __post_init__(self) -> None:
-        value, y = np.atleast_2d(np.asarray(self.value, np.float64)), np.asarray(self.y, np.float64)
-        label = value if self.label is None else np.atleast_2d(np.asarray(self.label, np.float64))
-        if value.ndim != 2 or label.shape != value.shape or not value.shape[1:] == y.shape == (len(self.groups),):
-            shapes = f"{value.shape}, {label.shape}, {y.shape}, {len(self.groups)}"
-            raise ValueError(f"value and label (R, N), y (N,), N groups expected; found {shapes}")
-        if not np.isin(y, (0, 1)).all() or ((value < 0) | (value > 1)).any():
-            raise ValueError("outcomes are 0 or 1, judgements probabilities in 0..1")
-        some = ~np.isnan(value).all(axis=0)
-        if not some.any():
-            raise ValueError("nobody was judged")
-        kept = {"value": value[:, some], "y": y[some], "groups": tuple(np.asarray(self.groups, str)[some].tolist())}
-        for name, part in {**kept, "label": None if self.label is None else label[:, some]}.items():
-            object.__setattr__(self, name, part)
-
-    @property
-    def factor(self) -> float:
-        """How much wider intervals are because the judged people also taught the models."""
-        return widening(len(self.y), self.n_train)
-
-    def kept(self, limits: Float64) -> Float64:
-        """Return (N, T): in what share of the repeats that judged it a row is at or above each threshold."""
-        judged = (~np.isnan(self.value)).sum(axis=0)
-        kept: Float64 = (self.value[:, :, None] >= limits).sum(axis=0) / judged[:, None]
-        return kept
-
-
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What the evaluation says of the model: its AUROC, and whether it found an effect (permutation test, if any).
@@ -176,8 +121,8 @@ class Evidence:
 
     @property
     def beats_chance(self) -> bool:
-        """True when the whole interval of the AUROC lies above 0.5 and the evaluation found an effect."""
-        return self.effect and self.auroc.low is not None and self.auroc.low > 0.5
+        """True when the whole interval of the AUROC lies above chance and the evaluation found an effect."""
+        return self.effect and self.auroc.above(PRIMARY["classification"].chance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,16 +148,39 @@ class Quantity:
         low, high = float(drawn[int(0.025 * last)]), float(drawn[last - int(0.025 * last)])
         return cls(value, float(np.fmin(low, value)), float(np.fmax(high, value)), kind)
 
-    def to_json(self) -> dict[str, Any]:
+    @classmethod
+    def from_stored(cls, data: Mapping[str, Any]) -> Quantity:
+        """Return the quantity of stored numbers, where one was not finite by the reason; NaN where none is told."""
+        ends = {name: _number(data.get(name)) for name in ("value", "low", "high")}
+        told = dict(part.partition(": ")[::2] for part in str(data.get("reason", "")).split("; "))
+        kinds = [kind for kind, words in WHY.items() if set(told.values()) <= set(words)] or ["rate"]
+        for name in told.keys() & ends.keys():
+            _, above, below = WHY[kinds[0]]
+            ends[name] = {above: np.inf, below: -np.inf}.get(told[name], np.nan)
+        return cls(ends["value"], ends["low"], ends["high"], kinds[0])
+
+    def above(self, level: float) -> bool:
+        """Tell whether the whole interval lies above a level."""
+        return self.low > level
+
+    def as_stored(self) -> Mapping[str, float | str | None]:
         """Return value, low and high, None where not finite, and then the reason."""
         numbers = {"value": self.value, "low": self.low, "high": self.high}
-        out: dict[str, Any] = {name: x if np.isfinite(x) else None for name, x in numbers.items()}
+        out: dict[str, float | str | None] = {name: x if np.isfinite(x) else None for name, x in numbers.items()}
         reasons = [f"{name}: {self._why(x)}" for name, x in numbers.items() if not np.isfinite(x)]
         return {**out, "reason": "; ".join(reasons)} if reasons else out
 
     def _why(self, x: float) -> str:
         unknown, above, below = WHY[self.kind]
         return unknown if np.isnan(x) else above if x > 0 else below
+
+
+def _number(x: Any) -> float:
+    return float(x) if isinstance(x, int | float) and not isinstance(x, bool) else np.nan
+
+
+UNKNOWN = Quantity(np.nan, np.nan, np.nan)
+"""A quantity that a file does not tell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,17 +209,17 @@ class Trial:
         Share of draws in which the trial is reachable, and in which it needs fewer patients than without enrichment.
     """
 
-    drug_arm: Quantity
-    control_arm: Quantity
-    enrolled: Quantity
-    enrolled_corrected: Quantity
-    enrolled_if_prognostic: Quantity | None
-    screened: Quantity
-    fewer: Quantity
-    cost: Quantity | None
-    saving: Quantity | None
-    feasible: float
-    smaller: float
+    drug_arm: Quantity = UNKNOWN
+    control_arm: Quantity = UNKNOWN
+    enrolled: Quantity = UNKNOWN
+    enrolled_corrected: Quantity = UNKNOWN
+    enrolled_if_prognostic: Quantity | None = None
+    screened: Quantity = UNKNOWN
+    fewer: Quantity = UNKNOWN
+    cost: Quantity | None = None
+    saving: Quantity | None = None
+    feasible: float = np.nan
+    smaller: float = np.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,15 +249,23 @@ class Enrichment:
     """
 
     threshold: float | None
-    rule: Rule
-    people: float
-    share: Quantity
-    rate: Quantity
-    rise: Quantity
-    control: Quantity | None
-    trial: Trial | None
-    reliable: bool
-    cautions: tuple[str, ...]
+    rule: Rule = "share"
+    people: float = np.nan
+    share: Quantity = UNKNOWN
+    rate: Quantity = UNKNOWN
+    rise: Quantity = UNKNOWN
+    control: Quantity | None = None
+    trial: Trial | None = None
+    reliable: bool = False
+    cautions: tuple[str, ...] = ()
+
+    def quantity(self, name: str) -> Quantity | None:
+        """Return a quantity of the row or of its trial by its name; None where it is not told."""
+        for of in (self, self.trial):
+            found = getattr(of, name, None)
+            if isinstance(found, Quantity) and found is not UNKNOWN:
+                return found
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -301,9 +277,9 @@ class CurvePoint:
     """
 
     threshold: float
-    model: Estimate
-    everybody: Estimate
-    advantage: Estimate
+    model: Estimate | None = None
+    everybody: Estimate | None = None
+    advantage: Estimate | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,19 +290,20 @@ class TrialPlan:
     that excludes 0. ``sentences`` say it in words; ``notes`` say how the numbers came about.
     """
 
-    options: TrialOptions
-    evidence: Evidence
-    control: Source
-    verdict: Verdict
-    sentences: tuple[str, ...]
-    notes: tuple[str, ...]
-    enrichment: tuple[Enrichment, ...]
-    decision_curve: tuple[CurvePoint, ...] = field(repr=False)
+    status: Literal["ok"] = "ok"
+    options: TrialOptions | None = None
+    evidence: Evidence | None = None
+    control: Source = "none"
+    verdict: Verdict | None = None
+    sentences: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    enrichment: tuple[Enrichment, ...] = ()
+    decision_curve: tuple[CurvePoint, ...] = field(default=(), repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it, JSON-ready; no NaN or infinity, None with a reason instead."""
-        plain: dict[str, Any] = _plain(self)
-        return plain
+        """Return all of it but the status, JSON-ready; None with a reason where a quantity is not finite."""
+        stored: dict[str, Any] = to_json(self)
+        return {name: value for name, value in stored.items() if name != "status"}
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one flat mapping a threshold with the keys of `COLUMNS`, None where there is nothing to say."""
@@ -375,19 +352,9 @@ def _flat(row: Enrichment) -> dict[str, Any]:
     remarks = list(row.cautions)
     for name, part in parts.items():
         if isinstance(part, Quantity):
-            plain = part.to_json()
-            flat |= {name: plain["value"], f"{name}_low": plain["low"], f"{name}_high": plain["high"]}
-            remarks += [f"{name} {plain['reason']}"] if "reason" in plain else []
+            stored = part.as_stored()
+            flat |= {name: stored["value"], f"{name}_low": stored["low"], f"{name}_high": stored["high"]}
+            remarks += [f"{name} {stored['reason']}"] if "reason" in stored else []
         elif name in flat:
             flat[name] = part
     return {**flat, "remarks": "; ".join(remarks) or None}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Quantity):
-        return value.to_json()
-    if is_dataclass(value) and not isinstance(value, type):
-        return {part.name: _plain(getattr(value, part.name)) for part in fields(value)}
-    if isinstance(value, tuple):
-        return [_plain(part) for part in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,8 +1,15 @@
 """Sentences follow from numbers."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bids_fmmtc.learning.judging.verdict import UNRELIABLE, better, conformal_caution, found_effect, shown, verdicts
+from bids_fmmtc.modalities.about import LETTERS
+from bids_fmmtc.results import verdict
+from bids_fmmtc.results.estimate import Estimate
+from bids_fmmtc.results.measures import MEASURES, PRIMARY
+from bids_fmmtc.results.record import evaluation_of
+from bids_fmmtc.results.verdict import UNRELIABLE, shown
 
 
 def estimate(value, low, high):
@@ -28,15 +35,6 @@ def evaluation(auroc=GOOD, p=0.001, **more):
     return {**given, "models": models, **more}
 
 
-def test_better_means_the_whole_interval():
-    assert better(GOOD, 0.5)
-    assert not better(CHANCE, 0.5)
-    assert not better(estimate(0.9, None, None), 0.5)
-    assert not better(UNDEFINED, 0.5)
-    assert not better(None, 0.5)
-    assert not better(estimate(0.6, 0.5, 0.7), 0.5)
-
-
 @pytest.mark.parametrize(
     ("auroc", "p", "says"),
     [
@@ -53,6 +51,18 @@ def test_better_means_the_whole_interval():
 )
 def test_chance(auroc, p, says):
     assert says in verdicts(evaluation(auroc, p))[0]
+
+
+def verdicts(content):
+    return [each.text for each in verdict.verdicts(evaluation_of(content), LETTERS)]
+
+
+def found_effect(content):
+    return verdict.found_effect(evaluation_of(content))
+
+
+def conformal_caution(content):
+    return verdict.conformal_caution(evaluation_of(content))
 
 
 def test_without_a_permutation_test_that_is_said():
@@ -118,7 +128,7 @@ def test_regression_is_judged_by_correlation():
     r = estimate(0.1, -0.2, 0.4)
     found = {"kind": "regression", "n": 30, "models": {"model": {**model(None), "metrics": {"r_within": r}}}}
     assert verdicts(found)[0].startswith("The model is not shown to be better than chance")
-    assert shown("r_within", r) == "r within folds 0.10, 95 % interval -0.20 to 0.40"
+    assert shown(MEASURES["r_within"], Estimate(**r)) == "r within folds 0.10, 95 % interval -0.20 to 0.40"
 
 
 @pytest.mark.parametrize(("auroc", "p", "relied_on"), [(GOOD, 0.001, True), (GOOD, 0.2, False), (CHANCE, 0.001, False)])
@@ -150,3 +160,33 @@ def test_amplitude_that_predicts_is_said_to_need_no_encoder():
     compared = [{"against": "amplitude", "difference": estimate(0.1, -0.1, 0.3)}]
     said = verdicts(evaluation(models={"amplitude": model(GOOD, text="AMPLITUDE")}, comparisons=compared))
     assert "It is not shown to beat (the interval of the difference holds 0): AMPLITUDE." in said
+
+
+def test_every_sentence_says_what_it_is_about_and_is_found_by_that():
+    """By what is stored of it, and in files of before, which hold texts alone, by how it begins."""
+    models = {name: model(GOOD) for name in (*verdict.CONFOUNDS, "amplitude", "t_only", "c_only")}
+    left = {"status": "ok", "metrics": {"auroc_within": CHANCE}}
+    cohorts = {"south": {"status": "ok", "metrics": {"auroc_within": CHANCE}}, "far west": {"status": "failed"}}
+    content = evaluation(models=models, within_site=CHANCE, leave_one_site_out=left, external=cohorts)
+    said = verdict.verdicts(evaluation_of(content), LETTERS)
+    names = (*verdict.CONFOUNDS, verdict.WITHIN_SITE, verdict.SITE_LEFT_OUT, "cohort south", "cohort far west")
+    assert {"chance", "modalities", "amplitude", "new site", *names} == {each.about for each in said}
+    old = evaluation_of({**content, "verdicts": [each.text for each in said]})
+    new = evaluation_of({**content, "verdicts": ["x"] * len(said), "verdicts_about": [each.about for each in said]})
+    for name in names:
+        assert verdict.said_of(old, name) == next(each.text for each in said if each.about == name)
+        assert verdict.said_of(new, name) == "x"
+    assert verdict.said_of(old, "cohort north") == verdict.said_of(new, "cohort north") == ""
+
+
+ends = st.one_of(st.none(), st.floats(0, 1))
+
+
+@given(value=ends, low=ends, p=ends, kind=st.sampled_from(["classification", "regression"]))
+def test_an_effect_needs_the_interval_and_the_test(value, low, p, kind):
+    measure = PRIMARY[kind]
+    found = {"value": value, "low": low, "high": 1.0}
+    content = {"kind": kind, "models": {"model": {"status": "ok", "metrics": {measure.name: found}}}}
+    content |= {} if p is None else {"permutation": {"p": p}}
+    beyond = low is not None and low > measure.chance
+    assert found_effect(content) == (beyond and (p is None or p < 0.05))

@@ -11,7 +11,8 @@ from trial_parts import GOOD, ladder, options, people
 
 from bids_fmmtc.errors import UsageError
 from bids_fmmtc.learning.trial.enrich import plan_trial
-from bids_fmmtc.learning.trial.plan import COLUMNS, LARGEST_TRIAL, Quantity
+from bids_fmmtc.plain import from_json, to_json
+from bids_fmmtc.results.trial import COLUMNS, LARGEST_TRIAL, UNKNOWN, WHY, Quantity, Trial, TrialPlan
 
 
 @pytest.mark.parametrize(
@@ -39,27 +40,12 @@ def test_options_out_of_range(changes):
         options(**changes)
 
 
-@pytest.mark.parametrize(
-    ("value", "y", "label"),
-    [
-        ([0.1, 0.2], [0, 1, 1], None),
-        ([0.1, 0.2], [0, 2], None),
-        ([0.1, 1.2], [0, 1], None),
-        ([0.1, 0.2], [0, 1], [[1, 0], [1, 0]]),
-        ([np.nan, np.nan], [0, 1], None),
-    ],
-)
-def test_arms_that_cannot_be(value, y, label):
-    with pytest.raises(ValueError, match=r"expected|0 or 1|nobody"):
-        people(value, y, label)
-
-
 def test_the_interval_holds_the_estimate_and_keeps_infinity():
     values = np.concatenate([[5.0], np.arange(100.0)])
     assert Quantity.of(values) == Quantity(5.0, 2.0, 97.0)
     assert Quantity.of(np.concatenate([[-3.0], np.arange(100.0)])).low == -3
     values[-4:] = np.inf
-    assert Quantity.of(values, "size").to_json() == {
+    assert Quantity.of(values, "size").as_stored() == {
         "value": 5.0,
         "low": 2.0,
         "high": None,
@@ -104,3 +90,24 @@ def test_any_plan_is_written_without_nan(seed, n, control, with_arm):
     for row in plan.enrichment:
         for q in (row.share, row.rate, *([] if row.trial is None else [row.trial.enrolled, row.trial.screened])):
             assert math.isnan(q.value) or q.low <= q.value <= q.high
+
+
+@pytest.mark.parametrize("kind", WHY)
+@given(*[st.one_of(st.floats(-9, 9), st.sampled_from([math.nan, math.inf, -math.inf]))] * 3)
+def test_what_is_stored_of_a_quantity_is_read_again(kind, value, low, high):
+    one = Quantity(value, low, high, kind)
+    again = from_json(Quantity, json.loads(json.dumps(to_json(one))), "a quantity")
+    assert to_json(again) == to_json(one)
+    if kind != "rate":
+        assert [str(getattr(again, e)) for e in ("value", "low", "high")] == list(map(str, (value, low, high)))
+
+
+def test_a_plan_is_read_as_it_was_written():
+    plan = plan_trial(ladder([0.3, 0.5, 0.7], label_from=1), options(control_rate=0.45), GOOD)
+    again = from_json(TrialPlan, json.loads(json.dumps(to_json(plan))), "the plan")
+    assert to_json(again) == to_json(plan)
+    assert again.rows() == plan.rows()
+    assert Trial().enrolled is UNKNOWN
+    assert again.enrichment[0].quantity("rate") == plan.enrichment[0].rate
+    assert again.enrichment[0].quantity("cost") is None
+    assert again.enrichment[0].quantity("people") is None
