@@ -83,7 +83,7 @@ def test_imported_series_beside_images_are_told(tmp_path, out):
     data["GeneratedBy"][0][IMPORTED_KEY] = True
     write_json(path, data)
     (note,) = common_recipe([out.root, other.root])[1]
-    assert "one was imported as series" in note
+    assert note == f"of {out.root} and {other.root}, one was imported as series and one extracted from images."
 
 
 def test_any_other_difference_is_named(tmp_path, out):

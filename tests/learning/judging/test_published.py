@@ -181,6 +181,12 @@ def test_the_published_head_runs_and_says_what_it_is():
     assert again == found
 
 
+def test_the_published_network_reads_three_equal_channels():
+    run = module._Run(make_cohort(21), OPTIONS, make_setup())
+    first = next(w for w in fresh_head(run._spec, run._shapes, np.random.default_rng(0)).parameters() if w.ndim == 4)
+    assert first.shape[1] == 3
+
+
 def test_folds_that_are_done_are_kept(tmp_path, monkeypatch):
     cohort = make_cohort(20)
     found = published_protocol(cohort, BLOCKS, OPTIONS, make_setup(tmp_path), "linear")

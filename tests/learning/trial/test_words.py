@@ -1,9 +1,12 @@
 """Sentences follow from the numbers of a plan."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from trial_parts import GOOD, decision, everybody, ladder, options, people
 
+from bids_fmmtc.learning.trial import words
 from bids_fmmtc.learning.trial.enrich import plan_trial, sample_size
 from bids_fmmtc.results.estimate import Estimate
 from bids_fmmtc.results.trial import Evidence
@@ -52,3 +55,12 @@ def test_the_cautious_end_is_what_one_is_told_to_plan_with():
     # The end of the interval is the size that the low end of the rate needs.
     low = sum(sample_size(decision(plan).rate.low, 0.2, options()))
     assert trial.enrolled.high == pytest.approx(low, rel=0.05)
+
+
+def test_an_interval_that_touches_0_excludes_nothing():
+    plan = plan_trial(ladder([0.1, 0.8], each=40, label_from=1), options(control_rate=0.2), GOOD)
+    row = decision(plan)
+    assert row.rise.low > 0
+    assert "does not exclude" not in words._rate_sentence(everybody(plan), row)
+    touching = replace(row, rise=replace(row.rise, low=0.0))
+    assert "does not exclude that the rate is no higher" in words._rate_sentence(everybody(plan), touching)
