@@ -31,7 +31,7 @@ from bids_fmmtc.signals.quality import FLAGS
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PACKAGE = Path(bids_fmmtc.__file__).parent
-README = ROOT / "README.md"
+README, CONTRIBUTING = ROOT / "README.md", ROOT / "CONTRIBUTING.md"
 PAGES = sorted(DOCS.glob("*.md"))
 OUTPUTS = DOCS / "outputs.md"
 REWRITE = "python tests/test_docs.py writes the tables anew"
@@ -247,7 +247,7 @@ def anchors(path):
     return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
-@pytest.mark.parametrize("page", [*PAGES, README], ids=ids([*PAGES, README]))
+@pytest.mark.parametrize("page", [*PAGES, README, CONTRIBUTING], ids=ids([*PAGES, README, CONTRIBUTING]))
 def test_links_and_images_resolve(page):
     broken = []
     for target in LINK.findall(prose(page)):
@@ -329,7 +329,7 @@ def test_every_page_with_commands_has_some_of_ours():
     assert {p.name for p in PAGES if list(commands(p))} >= {"tutorial.md", "ds000208.md", "outputs.md"}
 
 
-@pytest.mark.parametrize("page", [*PAGES, README], ids=ids([*PAGES, README]))
+@pytest.mark.parametrize("page", [*PAGES, README, CONTRIBUTING], ids=ids([*PAGES, README, CONTRIBUTING]))
 def test_commands_parse(page, monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(demo, "run_demo", lambda folder, nprocs, encoder: 0)

@@ -10,6 +10,7 @@ from group.parts import group_words, study
 from bids_fmmtc.cli import parse
 from bids_fmmtc.group import judging
 from bids_fmmtc.group.results import plain
+from bids_fmmtc.learning.judging.contestants import AMPLITUDE
 from bids_fmmtc.modalities.about import LETTERS
 from bids_fmmtc.plain import to_json
 from bids_fmmtc.results.verdict import verdicts
@@ -54,19 +55,43 @@ def test_an_outcome_tied_to_the_site_is_exposed(made):
     said = " ".join(each.text for each in verdicts(found, LETTERS))
     evaluation = to_json(found)
     assert "The site alone predicts the outcome" in said
-    assert "Among people of one site it is not shown to be better" in said or "cannot be told apart" in said
+    assert "Among people of one site it is not shown to be better than chance" in said
+    assert "cannot be told apart" not in said  # one person breaks the tie
     assert evaluation["leave_one_site_out"]["status"] == "not run"
     assert "fewer than two of a class" in evaluation["leave_one_site_out"]["reason"]
 
 
 def test_a_contestant_that_fails_costs_no_other(made):
-    def constant(s):
+    """The amplitude of one person is no number: that baseline is not run and says why, all else is as it was."""
+
+    def with_amplitude(level):
+        def change(s):
+            rng = np.random.default_rng(0)
+            more = {
+                name: [rng.standard_normal((1, 12)).astype(np.float32) for _ in s.cohort.keys] for name in AMPLITUDE
+            }
+            more[AMPLITUDE[0]][3][0, 5] = level
+            return s.with_cohort(
+                replace(s.cohort, arrays={**s.cohort.arrays, **{k: tuple(v) for k, v in more.items()}})
+            )
+
+        return change
+
+    well, broken = (to_json(judged(made, with_amplitude(level))[2])["models"] for level in (1.0, np.nan))
+    assert well["amplitude"]["status"] == "ok"
+    assert broken["amplitude"]["status"] == "not run"
+    assert "log_variance holds values that are not finite" in broken["amplitude"]["reason"]
+    assert {k: v for k, v in broken.items() if k != "amplitude"} == {k: v for k, v in well.items() if k != "amplitude"}
+
+
+def test_covariates_that_nobody_has_tell_nothing(made):
+    def unknown(s):
         return s.with_cohort(replace(s.cohort, covariates={"age": np.full((len(s.cohort), 1), np.inf)}))
 
-    _, _, evaluated = judged(made, constant)
-    evaluation = to_json(evaluated)
-    assert evaluation["models"]["model"]["status"] == "ok"
-    assert evaluation["models"]["covariates"]["status"] in ("not run", "ok")
+    models = to_json(judged(made, unknown)[2])["models"]
+    told, base = models["covariates"]["metrics"], models["majority"]["metrics"]
+    assert told["auroc_within"]["value"] == base["auroc_within"]["value"] == 0.5
+    assert told["log_loss"]["value"] == pytest.approx(base["log_loss"]["value"], rel=1e-3)
 
 
 def test_another_cohort_that_cannot_be_read_says_why(made, other, tmp_path):
