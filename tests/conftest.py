@@ -86,6 +86,12 @@ def pytest_make_collect_report():
     return _forbidding((yield))
 
 
+def pytest_sessionfinish():
+    """End the process that tests fork, if there is one."""
+    if "warm" in sys.modules:
+        sys.modules["warm"].close()
+
+
 @pytest.fixture(autouse=True)
 def log_as_it_was():
     """Undo what a run in this process does to the program's log, so that no test sees how another left it."""
@@ -142,6 +148,18 @@ def run_app(clean_environ, tmp_path):
             timeout=patience(120),
             check=False,
         )
+
+    return run
+
+
+@pytest.fixture
+def run_warm(clean_environ, tmp_path):
+    """As `run_app`, forked where all is imported: see `warm`."""
+    import warm
+    from patience import patience
+
+    def run(*words, **environ):
+        return warm.run([*map(str, words)], environ=clean_environ | environ, cwd=tmp_path, timeout=patience(120))
 
     return run
 

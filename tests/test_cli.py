@@ -276,12 +276,12 @@ def test_version_and_help(run_app):
 
 
 @pytest.mark.slow
-def test_dry_run_tells_what_would_run_and_writes_nothing(run_app, fmriprep, tmp_path):
+def test_dry_run_tells_what_would_run_and_writes_nothing(run_warm, fmriprep, tmp_path):
     func = fmriprep / "sub-02" / "func"
     for path in func.glob("*bold*"):
         path.rename(path.with_name(path.name.replace("MNI152NLin6Asym_res-2", "T1w").replace("2009cAsym", "x")))
     before = sorted((p, p.lstat().st_mtime_ns) for p in tmp_path.rglob("*"))
-    done = run_app(fmriprep, tmp_path / "out", "participant", "--dry-run")
+    done = run_warm(fmriprep, tmp_path / "out", "participant", "--dry-run")
     assert done.returncode == 0, done.stderr
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
     image = "sub-01_task-rest_space-MNI152NLin6Asym_res-2_desc-preproc_bold.nii.gz"
@@ -297,7 +297,7 @@ def test_dry_run_tells_what_would_run_and_writes_nothing(run_app, fmriprep, tmp_
 
 
 @pytest.mark.slow
-def test_exit_codes(run_app, fmriprep, tmp_path, demo_atlas, demo_bundle):
+def test_exit_codes(run_warm, fmriprep, tmp_path, demo_atlas, demo_bundle):
     out = tmp_path / "out"
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
@@ -311,7 +311,7 @@ def test_exit_codes(run_app, fmriprep, tmp_path, demo_atlas, demo_bundle):
         (atlas / path.name.replace("MNI152NLin2009aSym", "MNI152NLin6Asym")).write_bytes(path.read_bytes())
 
     def complains(code, *words, text=""):
-        done = run_app(*words)
+        done = run_warm(*words)
         assert done.returncode == code, (words, done.stderr)
         assert text in done.stderr
         assert "Traceback" not in done.stderr

@@ -31,10 +31,10 @@ def series_of(out, label, space):
     return np.array([[float(row[name]) for name in NAMES] for row in rows]), about, features
 
 
-def test_two_folders_are_enough(run_app, resources, tmp_path):
+def test_two_folders_are_enough(run_warm, resources, tmp_path):
     six, nine = "MNI152NLin6Asym", "MNI152NLin2009cAsym"
     bids, out = write_dataset(tmp_path / "fmriprep", ("01", six), ("02", nine)), tmp_path / "out"
-    done = run_app(bids, out, "participant", FMMTC_RESOURCES=str(resources))
+    done = run_warm(bids, out, "participant", FMMTC_RESOURCES=str(resources))
     assert done.returncode == 0, done.stdout + done.stderr
 
     own, about, features = series_of(out, "01", six)
@@ -103,9 +103,9 @@ def test_a_pair_that_is_not_a424_is_not_fetched_as_a424(tmp_path, capsys):
     ],
     ids=["no table", "a placeholder", "another table", "no image"],
 )
-def test_a_pair_that_is_not_whole_is_one_line(run_app, resources, fmriprep, tmp_path, change, code, says):
+def test_a_pair_that_is_not_whole_is_one_line(run_warm, resources, fmriprep, tmp_path, change, code, says):
     change(resources / ATLAS_FOLDER)
-    done = run_app(fmriprep, tmp_path / "out", "participant", FMMTC_RESOURCES=str(resources))
+    done = run_warm(fmriprep, tmp_path / "out", "participant", FMMTC_RESOURCES=str(resources))
     assert done.returncode == code, done.stderr
     assert says in done.stderr
     assert "Traceback" not in done.stderr

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 
 import pytest
+import warm
 from browser import assert_clean, check, needs_browser
 from patience import patience
 from small import content, validate
@@ -21,9 +21,7 @@ def start_demo(folder, size=SMALL, encoder=demo.ENCODER, nprocs=2):
     """Run the demo at a reduced size in a process of its own."""
     code = "import sys; from pathlib import Path; from bids_fmmtc.demo import Size, run_demo; "
     code += f"sys.exit(run_demo(Path({str(folder)!r}), {nprocs}, {size!r}, {encoder!r}))"
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=patience(900)
-    )
+    return warm.run([], code=code, environ=dict(os.environ), cwd=folder.parent, timeout=patience(900))
 
 
 @pytest.fixture(scope="module")

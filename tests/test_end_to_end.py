@@ -25,6 +25,7 @@ from small import (
     prefix,
     processes,
     run,
+    run_fresh,
     scans,
     start,
     validate,
@@ -99,7 +100,7 @@ def real(output: Path, *more: str) -> list[str]:
 def test_real_recording_predicts_by_default_through_the_warp(tmp_path, bundle, weights):
     before = content(DEVFIX)
     model = ["--model", str(bundle), "--encoder-weights", str(weights)]
-    done = run(real(tmp_path / "a", *model))
+    done = run_fresh(real(tmp_path / "a", *model))
     assert done.returncode == 0, done.stderr
     func = tmp_path / "a" / "sub-rapidtide" / "func"
     (row,) = read_table(func / "sub-rapidtide_task-rest_desc-fmmtc_prediction.tsv")

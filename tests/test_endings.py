@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from patience import patience
-from small import content
+from small import content, run
 
 from bids_fmmtc.dataset.store import write_array
 from bids_fmmtc.recipe import Recipe, Windows
@@ -26,25 +26,33 @@ MARK = "FMMTC_TEST_MARK"
 SECONDS = 5  # in which nothing of a run may be left
 
 
-@pytest.fixture
-def series(tmp_path):
-    """Six people with a short table of series each, and a recipe for it: as little work as a whole run can be."""
-    folder = tmp_path / "series"
+def write_series(root: Path) -> None:
+    """Write six people with a short table of series each, and a recipe: as little work as a whole run can be."""
+    folder = root / "series"
     folder.mkdir()
     for i in range(1, 7):
         rng = np.random.default_rng(i)
         write_array(folder / f"sub-{i}_timeseries.tsv", list("abcd"), rng.normal(size=(30, 4)).astype(np.float32))
     recipe = Recipe(windows=Windows(10, 10, short_least=5))
-    (tmp_path / "recipe.json").write_text(json.dumps(recipe.to_json()))
+    (root / "recipe.json").write_text(json.dumps(recipe.to_json()))
+
+
+@pytest.fixture
+def series(tmp_path):
+    write_series(tmp_path)
     return tmp_path
 
 
-def start(root: Path, output: str, *more: str, mark: str) -> subprocess.Popen[str]:
+def line(root: Path, output: str, *more: str) -> list[str]:
     words = [str(root / "series"), str(root / output), "participant", "--timeseries", str(root / "series")]
     words += ["--repetition-time", "2", "--recipe", str(root / "recipe.json"), "-w", str(root / f"work-{output}")]
+    return [*words, *more]
+
+
+def start(root: Path, output: str, *more: str, mark: str) -> subprocess.Popen[str]:
     environ = {k: v for k, v in os.environ.items() if not k.startswith("FMMTC_")} | {MARK: mark}
     return subprocess.Popen(
-        [sys.executable, "-m", "bids_fmmtc", *words, *more],
+        [sys.executable, "-m", "bids_fmmtc", *line(root, output, *more)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environ,
     )  # fmt: skip
 
@@ -77,17 +85,29 @@ def state(folder: Path) -> dict[str, tuple[int, int]]:
     }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("nprocs", [1, 2])
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_nothing_of_a_run_outlives_it(series, number, nprocs):
-    mark = uuid.uuid4().hex
+def asked(nprocs: int) -> tuple[str, ...]:
+    """One after the other, or both at once."""
+    return ("--nprocs", str(nprocs), "--participant-label", "1", "2")
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def undisturbed(request, tmp_path_factory):
+    """How many at once, the files of a whole run, and its seconds: both signals come within those."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    write_series(root)
     begin = time.monotonic()
-    words = ("--nprocs", str(nprocs), "--participant-label", "1", "2")
-    whole = start(series, "whole", *words, mark=mark)
+    whole = start(root, "out", *asked(request.param), mark="whole")
     _, stderr = whole.communicate(timeout=patience(300))
     assert whole.returncode == 0, stderr
-    took = time.monotonic() - begin
+    return request.param, content(root / "out"), time.monotonic() - begin
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_of_a_run_outlives_it(series, undisturbed, number):
+    mark = uuid.uuid4().hex
+    nprocs, whole, took = undisturbed
+    words = asked(nprocs)
     moments = random.Random(f"{number} {nprocs}")
     told = []
     for i in range(MOMENTS):
@@ -114,7 +134,7 @@ def test_nothing_of_a_run_outlives_it(series, number, nprocs):
     last = start(series, "out", *words, mark=mark)
     _, stderr = last.communicate(timeout=patience(300))
     assert last.returncode == 0, stderr
-    assert content(series / "out") == content(series / "whole")
+    assert content(series / "out") == whole
 
 
 @pytest.mark.slow
@@ -124,8 +144,7 @@ def test_six_jobs_of_an_array_share_an_output_folder(series):
     for job in jobs:
         _, stderr = job.communicate(timeout=patience(300))
         assert job.returncode == 0, stderr
-    alone = start(series, "whole", mark=mark)
-    alone.communicate(timeout=patience(300))
+    assert run(line(series, "whole")).returncode == 0
     assert content(series / "out") == content(series / "whole")
 
 
@@ -149,9 +168,9 @@ def test_libraries_keep_their_caches_in_the_work_folder(series, tmp_path_factory
     monkeypatch.setenv("HOME", str(home))
     for name in ("MPLCONFIGDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HOME", "NIPYPE_CONFIG_DIR"):
         monkeypatch.delenv(name, raising=False)
-    run = start(series, "out", "--participant-label", "1", mark="x")
-    run.communicate(timeout=patience(300))
-    assert run.returncode == 0
+    process = start(series, "out", "--participant-label", "1", mark="x")
+    process.communicate(timeout=patience(300))
+    assert process.returncode == 0
     assert sorted(p.relative_to(home).as_posix() for p in home.rglob("*") if p.is_file()) == []
     (work,) = (series / "work-out").iterdir()
     assert list((work / "cache" / "matplotlib").iterdir())

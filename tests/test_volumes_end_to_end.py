@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from modalities.neurostorm_parts import SMALL, random_model, write_encoder
 from patience import patience
-from small import bold, command, content, mask, prefix, processes, run, scans, start, validate, write_inputs
+from small import bold, command, content, mask, prefix, processes, run, run_fresh, scans, start, validate, write_inputs
 from volumes_parts import make_features
 
 from bids_fmmtc.dataset.store import read_features
@@ -39,7 +39,7 @@ def inputs(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def first(inputs):
-    done = run([*command(inputs), "--encoder-weights", str(inputs / "weights")])
+    done = run_fresh([*command(inputs), "--encoder-weights", str(inputs / "weights")])
     assert done.returncode == 0, done.stdout + done.stderr
     return inputs / "out"
 

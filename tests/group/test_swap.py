@@ -9,7 +9,7 @@ import time
 
 import pytest
 from group.parts import group_words
-from small import content, run, start
+from small import content, run, run_fresh, start
 
 from bids_fmmtc.errors import BusyError, OutputError
 from bids_fmmtc.group import swap
@@ -189,9 +189,9 @@ def test_a_group_run_killed_over_an_analysis_leaves_the_old_or_the_new_one(root)
     words = group_words(root, "--permutations", "0", "--no-explanation", "--analysis-label", "x")
     lines = {rate: [*words, "--control-rate", rate] for rate in ("0.2", "0.3")}
     folder, whole, took = root / "out" / "group" / "x", {}, 0.0
-    for rate in (*lines, *lines):
+    for way, rate in [(way, rate) for way in (run, run_fresh) for rate in lines]:
         began = time.monotonic()
-        done = run(lines[rate])
+        done = way(lines[rate])
         took = time.monotonic() - began
         assert done.returncode == 0, done.stdout + done.stderr
         assert whole.setdefault(rate, content(folder)) == content(folder)

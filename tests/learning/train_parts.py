@@ -7,7 +7,7 @@ from bids_fmmtc.learning.ledger import Ledger
 from bids_fmmtc.types import Cohort
 
 R, H = 8, 6
-RESNET = {"width": 4, "embedding_size": 4, "hidden_sizes": [4, 4, 4, 4], "depths": [1, 1, 1, 1]}
+RESNET = {"width": 4, "embedding_size": 4, "hidden_sizes": [4, 4], "depths": [1, 1]}
 BLOCKS = ("brainlm", "fc")
 
 
