@@ -65,6 +65,7 @@ def taken(root):
 )
 def test_a_change_brings_the_tests_of_its_room(repository, changed, tests):
     path = repository / changed
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("changed\n")
     try:
         assert taken(repository) == [ALWAYS, *tests]

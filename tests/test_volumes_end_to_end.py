@@ -101,7 +101,7 @@ def test_killed_while_clips_stream_and_started_again_it_gives_the_same_bytes(inp
     deadline = time.monotonic() + patience(60)
     while not (child := processes("bids_fmmtc.participant", str(inputs / "work-killed"), "/sub-01/task.json")):
         assert time.monotonic() < deadline
-        time.sleep(0.002)
+        time.sleep(0.02)
     far_in(child[0], bold(inputs, "01"), passes=2)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=patience(60))
