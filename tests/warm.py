@@ -69,6 +69,11 @@ def run(
     words: list[str], *, code: str = MAIN, environ: dict[str, str], cwd: Path, timeout: float
 ) -> subprocess.CompletedProcess[str]:
     """Run code with these words as its arguments; ``environ`` is the whole environment."""
+    if "COVERAGE_PROCESS_CONFIG" in os.environ:  # whose counting follows fresh processes only
+        line = [sys.executable, "-c", code, *words]
+        return subprocess.run(
+            line, env=environ, cwd=cwd, timeout=timeout, capture_output=True, text=True, check=False
+        )  # fmt: skip
     if not _SERVERS:
         _SERVERS.append(_Server())
     torch = code != MAIN or bool({"--model", "--encoder-weights", "group"} & {*words})
