@@ -39,7 +39,6 @@ from bids_fmmtc.modalities.about import LETTERS
 from bids_fmmtc.plain import to_json
 from bids_fmmtc.results.measures import MEASURES, PRIMARY
 from bids_fmmtc.results.verdict import verdicts
-from bids_fmmtc.settings import GroupSettings, Settings
 
 BOTH = ("brainlm", "fc")
 AREAS = ("auroc", "auroc_within")
@@ -59,8 +58,7 @@ def evaluated(cohort, scheme, *, left_out=False):
     given = {field.name: None for field in fields(Study)}
     given |= {"cohort": cohort, "exclusions": (), "scheme": scheme, "setup": Setup(), "ledger": Ledger(None, "")}
     study = Study(**given)
-    asked = GroupSettings(outcome="responder", permutations=0, leave_one_site_out=left_out)
-    found = evaluation(study, judge_all(study), Settings(Path(), Path(), "group", group=asked))
+    found = evaluation(study, judge_all(study), permutations=0, sites_apart=left_out, threads=1)
     return to_json(found), [each.text for each in verdicts(found, LETTERS)]
 
 

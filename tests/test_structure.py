@@ -533,3 +533,80 @@ def test_every_error_is_raised_and_tested(error):
     named = re.compile(rf"\b{error.__name__}\b")
     # In the table of codes of test_errors.py every class stands; that says nothing of who raises it.
     assert any(named.search(text) for name, text in TEST_TEXT.items() if name != "test_errors.py")
+
+
+# what is known once
+
+# String-key reads, x["name"] and x.get("name"): where values have types there are few. The numbers may only fall.
+MOST_READS = {
+    # of what an evaluation holds
+    ("learning/judging/", "learning/trial/", "group/", "report/analysis/", "report/group/sections.py"): 57,
+    # of anything
+    ("learning/", "group/", "report/"): 382,
+}
+MOST_LOOSE = 304
+"""Mapping[str, Any] and dict[str, Any] in the package; the number may only fall."""
+
+
+def reads(tree):
+    """Lines that read by a string key."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
+            key = node.slice
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "get":
+            key = node.args[0] if node.args else None
+        else:
+            continue
+        if isinstance(key, ast.Constant) and isinstance(key.value, str):
+            yield node.lineno
+
+
+@pytest.mark.parametrize("places", MOST_READS, ids=len)
+def test_values_are_read_by_their_fields(places):
+    found = {name: len(list(reads(tree))) for name, tree in TREES.items() if within(name, places)}
+    assert sum(found.values()) <= MOST_READS[places], f"give what is read a type: {found}"
+
+
+def test_types_are_not_any():
+    loose = {"Mapping[str, Any]", "dict[str, Any]"}
+    found = {
+        name: n
+        for name, tree in TREES.items()
+        if (n := sum(isinstance(node, ast.Subscript) and ast.unparse(node) in loose for node in ast.walk(tree)))
+    }
+    assert sum(found.values()) <= MOST_LOOSE, f"give what is passed on a type: {found}"
+
+
+def test_an_interval_is_held_against_a_level_in_one_place():
+    """By `Estimate.above`, `Estimate.below` and `Quantity.above`; what is better than chance, by `verdict.better`."""
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            ends = {"low", "high", "p"} if name.startswith(("learning/trial", "group/", "report/")) else {"p"}
+            held = isinstance(node, ast.Compare) and isinstance(node.left, ast.Attribute) and node.left.attr in ends
+            if held and any(isinstance(op, ast.Gt | ast.Lt) for op in node.ops):
+                assert name.startswith("results/"), f"{name}:{node.lineno}: {ast.unparse(node)}"
+
+
+def test_measures_and_their_chance_are_described_in_one_place():
+    from bids_fmmtc.results.measures import MEASURES
+
+    words = {m.words for m in MEASURES.values() if " " in m.words or m.words[0].isupper()}
+    for name, tree in TREES.items():
+        if name == "results/measures.py":
+            continue
+        strings = {
+            n.value: n.lineno for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)
+        }
+        assert not words & strings.keys(), f"{name}: {words & strings.keys()} stands in results/measures.py"
+        named = {t.id for n in ast.walk(tree) if isinstance(n, ast.Assign | ast.AnnAssign) for t in targets(n)}
+        assert not {"CHANCE", "PRIMARY", "SIGNIFICANT"} & named or name == "results/verdict.py", name
+
+
+def targets(node):
+    some = node.targets if isinstance(node, ast.Assign) else [node.target]
+    return [each for each in some if isinstance(each, ast.Name)]
+
+
+def test_results_need_numpy_only():
+    roots = {m.split(".")[0] for name in TREES if name.startswith("results/") for m, _ in imports(name)}
+    assert roots - set(sys.stdlib_module_names) <= {"bids_fmmtc", "numpy"}

@@ -6,8 +6,9 @@ import gzip
 import logging
 import operator
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -16,8 +17,8 @@ import numpy as np
 from bids_fmmtc.dataset.store import write_bytes, write_json
 from bids_fmmtc.errors import FmmtcError, SelectionError
 from bids_fmmtc.group.results import ATTRIBUTION, described, plain, write_described
-from bids_fmmtc.group.scans import Scans, sample, scans_of
-from bids_fmmtc.group.study import Study, load_other
+from bids_fmmtc.group.scans import Find, Scans, sample
+from bids_fmmtc.group.study import Others, Study, load_other
 from bids_fmmtc.learning.bundle.predict import filled_head
 from bids_fmmtc.learning.explaining import tables
 from bids_fmmtc.learning.explaining.attribution import VOLUMES, Attribution, GroupAttribution, group_attribution
@@ -27,7 +28,6 @@ from bids_fmmtc.learning.explaining.paths import InputPath, SeriesPath, VolumePa
 from bids_fmmtc.learning.judging.evaluate import Final
 from bids_fmmtc.modalities import Differentiable, Encoder, OfVolumes
 from bids_fmmtc.results.evaluation import Compared, Explanation, Part, Sanity
-from bids_fmmtc.settings import Settings
 from bids_fmmtc.types import Atlas, Cohort
 
 log = logging.getLogger("bids_fmmtc")
@@ -39,7 +39,28 @@ RANDOM_HEADS = 3
 CLASSES = ("non-responder", "responder")
 
 
-def explain(study: Study, final: Final, encoders: Sequence[Encoder], settings: Settings) -> Explanation:
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is to be explained.
+
+    Parameters
+    ----------
+    labels
+        Participants who are explained one by one.
+    through_volumes
+        People of a group who are explained through volumes; 0: the vector is an input of its own.
+    seed
+        Draws who is explained of many.
+    """
+
+    labels: Sequence[str] = ()
+    through_volumes: int = 0
+    seed: int = 0
+
+
+def explain(
+    study: Study, final: Final, encoders: Sequence[Encoder], asked: Asked, others: Others, find: Find
+) -> Explanation:
     """Explain the final model on its cohort, on people asked for, and on other cohorts; write tables and maps.
 
     Parameters
@@ -48,22 +69,28 @@ def explain(study: Study, final: Final, encoders: Sequence[Encoder], settings: S
         Those at hand: parcels and voxels are reached through them. One that is not leaves its vector an input of its
         own. Through volumes a person costs minutes to hours, so of a group only those people who are asked for
         (``--explain``, ``--explain-volumes``) are explained so.
+    asked, others
+        Whom to explain, and the other cohorts.
+    find
+        Finds the scans of a dataset.
 
     Raises
     ------
     FmmtcError
         People asked for who are not there, or features that do not fit.
     """
-    scans = scans_of(study.features, settings)
+    scans = find(study.features)
     cohort = study.cohort
-    asked = asked_rows(cohort, settings.group.explain)
-    down = sample(cohort, most, settings.seed) if (most := settings.group.explain_volumes) else []
-    own = _explainer(study, final, _paths(study, final, encoders, scans, [cohort.keys[i] for i in {*asked, *down}]))
+    one_by_one = asked_rows(cohort, asked.labels)
+    down = sample(cohort, asked.through_volumes, asked.seed) if asked.through_volumes else []
+    own = _explainer(
+        study, final, _paths(study, final, encoders, scans, [cohort.keys[i] for i in {*one_by_one, *down}])
+    )
     explainer = own if down else replace(own, paths=tuple(path for path in own.paths if path.map != VOLUMES))
-    rows = _rows(explainer, cohort, settings)
+    rows = _rows(explainer, cohort, asked)
     _say_cost(study, explainer, scans, rows * 2, WINDOWS)  # once more by a random model, for the sanity check
     people = _attributed(study, explainer, cohort, scans, rows, "explain")
-    group = group_attribution(people, _classes(cohort, rows), seed=settings.seed)
+    group = group_attribution(people, _classes(cohort, rows), seed=asked.seed)
     folder = study.folder / ATTRIBUTION
     _write_group(folder, group, scans.atlas)
     found = replace(
@@ -73,18 +100,21 @@ def explain(study: Study, final: Final, encoders: Sequence[Encoder], settings: S
         through=tuple(sorted(explainer.through)),
         sanity=_sanity(study, explainer, scans, rows, group, folder),
     )
-    _say_cost(study, own, scans, asked, None)
-    for row in asked:
+    _say_cost(study, own, scans, one_by_one, None)
+    for row in one_by_one:
         _write_person(folder, _person(own, cohort, scans, row), scans.atlas)
-    compared = _others(study, explainer, group, settings)
-    return replace(found, participants=tuple(cohort.keys[row] for row in asked), compared=compared)
+    compared = {
+        name: _other(study, explainer, group, asked, name, partial(_opened, study, others, find, path, outcome))
+        for name, path, outcome in others.cohorts
+    }
+    return replace(found, participants=tuple(cohort.keys[row] for row in one_by_one), compared=compared)
 
 
-def _rows(explainer: Explainer, cohort: Cohort, settings: Settings) -> list[int]:
+def _rows(explainer: Explainer, cohort: Cohort, asked: Asked) -> list[int]:
     """Return whom of a cohort (the model's own, or another) a group's attribution rests on, as its cost allows."""
     if any(path.map == VOLUMES for path in explainer.paths):
-        return sample(cohort, settings.group.explain_volumes, settings.seed)
-    return sample(cohort, THROUGH_ENCODER if explainer.paths else len(cohort), settings.seed)
+        return sample(cohort, asked.through_volumes, asked.seed)
+    return sample(cohort, THROUGH_ENCODER if explainer.paths else len(cohort), asked.seed)
 
 
 def _explainer(study: Study, final: Final, paths: tuple[InputPath, ...]) -> Explainer:
@@ -198,31 +228,32 @@ def _sanity(
     return Sanity(check.passes, check.text, check.rows)
 
 
-def _others(
-    study: Study, explainer: Explainer, group: GroupAttribution, settings: Settings
-) -> dict[str, Compared | Part]:
-    """Put the model's behaviour on each other cohort beside that on its own; what fails says why."""
-    found: dict[str, Compared | Part] = {}
-    for name, folder, outcome in settings.group.external:
-        try:
-            cohort, scans = load_other(settings, study, folder, outcome).cohort, scans_of((folder,), settings)
-            rows = _rows(explainer, cohort, settings)
-            people = _attributed(study, explainer, cohort, scans, rows, name)
-            other = group_attribution(people, _classes(cohort, rows), seed=settings.seed)
-            table = compare(group, other)
-        except FmmtcError as error:
-            found[name] = Part("failed", str(error))
-            continue
-        target = study.folder / ATTRIBUTION / f"cohort-{name}"
-        _write_group(target, other, scans.atlas)
-        write_described(
-            target / "compared",
-            f"The model on its own cohort (one) and on {name} (other)",
-            described(COMPARISON_COLUMNS),
-            table,
-        )
-        found[name] = Compared("ok", tuple(table))
-    return found
+def _other(
+    study: Study,
+    explainer: Explainer,
+    group: GroupAttribution,
+    asked: Asked,
+    name: str,
+    opened: Callable[[], tuple[Cohort, Scans]],
+) -> Part | Compared:
+    """Put the model's behaviour on another cohort beside that on its own; what fails says why."""
+    try:
+        cohort, scans = opened()
+        rows = _rows(explainer, cohort, asked)
+        people = _attributed(study, explainer, cohort, scans, rows, name)
+        other = group_attribution(people, _classes(cohort, rows), seed=asked.seed)
+        table = compare(group, other)
+    except FmmtcError as error:
+        return Part("failed", str(error))
+    target = study.folder / ATTRIBUTION / f"cohort-{name}"
+    _write_group(target, other, scans.atlas)
+    about = f"The model on its own cohort (one) and on {name} (other)"
+    write_described(target / "compared", about, described(COMPARISON_COLUMNS), table)
+    return Compared(rows=tuple(table))
+
+
+def _opened(study: Study, others: Others, find: Find, folder: Path, outcome: str) -> tuple[Cohort, Scans]:
+    return load_other(others, study, folder, outcome).cohort, find((folder,))
 
 
 # --------------------------------------------------------------------------------------------------------------- write

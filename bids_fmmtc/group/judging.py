@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 
 from bids_fmmtc.errors import DataError, FmmtcError
-from bids_fmmtc.group.study import Study, load_other, people
+from bids_fmmtc.group.study import Others, Study, load_other, people
 from bids_fmmtc.learning.folds import Fold, site_folds
 from bids_fmmtc.learning.judging.contestants import LEARNERS, Contestant, contestants, learnt_from
 from bids_fmmtc.learning.judging.evaluate import Final, Judgements, cross_validate, permutation_null
@@ -35,7 +35,6 @@ from bids_fmmtc.results.evaluation import (
     Scored,
 )
 from bids_fmmtc.results.measures import FALLBACK, PRIMARY
-from bids_fmmtc.settings import GroupSettings, Settings
 from bids_fmmtc.types import Cohort, Float64, OutcomeKind
 
 log = logging.getLogger("bids_fmmtc")
@@ -73,17 +72,29 @@ def judge_all(study: Study) -> list[Judged]:
     return done
 
 
-def evaluation(study: Study, judged: Sequence[Judged], settings: Settings) -> Evaluation:
-    """Return the comparison, the permutation test and the checks by site."""
+def evaluation(
+    study: Study, judged: Sequence[Judged], *, permutations: int | None, sites_apart: bool, threads: int
+) -> Evaluation:
+    """Return the comparison, the permutation test and the checks by site.
+
+    Parameters
+    ----------
+    permutations
+        How many; None: 1,000, or none where each would take long (other heads than linear, and tangent space).
+    sites_apart
+        Whether every site is judged by models of the others, too.
+    threads
+        With which the numbers were made; it is stored beside them.
+    """
     cohort, model = study.cohort, judged[0]
-    permutations = _permutations(study, settings.group)
+    most = _permutations(study) if permutations is None else permutations
     sites = cohort.sites is not None and len(set(cohort.sites)) > 1
     division = Division(
         folds=study.scheme.folds,
         repeats=study.scheme.repeats,
         inner_folds=study.scheme.inner.folds,
         seed=study.scheme.seed,
-        threads=settings.omp_nthreads,
+        threads=threads,
         interval="95 %, bootstrap over people, widened for cross-validation (Nadeau and Bengio 2003)",
     )
     return Evaluation(
@@ -93,16 +104,13 @@ def evaluation(study: Study, judged: Sequence[Judged], settings: Settings) -> Ev
         scheme=division,
         models={each.contestant.name: _scored(study, each) for each in judged},
         comparisons=tuple(_compared(study, model, each) for each in judged[1:] if each.judgements is not None),
-        permutation=_permutation(study, model, permutations) if permutations else None,
+        permutation=_permutation(study, model, most) if most else None,
         within_site=_within_site(study, made(model)) if sites else None,
-        leave_one_site_out=_left_out(study, model.contestant) if settings.group.leave_one_site_out else None,
+        leave_one_site_out=_left_out(study, model.contestant) if sites_apart else None,
     )
 
 
-def _permutations(study: Study, asked: GroupSettings) -> int:
-    """Return how many; by default none where each would take long: other heads than linear, and tangent space."""
-    if asked.permutations is not None:
-        return asked.permutations
+def _permutations(study: Study) -> int:
     return PERMUTATIONS if study.setup.head == "linear" and not study.setup.tangent else 0
 
 
@@ -232,20 +240,20 @@ def _refuse_one_class(site: str, cohort: Cohort, fold: Fold) -> None:
         )
 
 
-def judge_others(study: Study, final: Final, settings: Settings) -> dict[str, Elsewhere | Part]:
-    """Judge every ``--external`` cohort with the final model, nothing refitted; what fails says why."""
-    found: dict[str, Elsewhere | Part] = {}
-    for name, folder, outcome in settings.group.external:
+def judge_others(study: Study, final: Final, others: Others) -> dict[str, Part | Elsewhere]:
+    """Judge every other cohort with the final model, nothing refitted; what fails says why."""
+    found: dict[str, Part | Elsewhere] = {}
+    for name, folder, outcome in others.cohorts:
         log.info("Judging cohort %s", name)
         try:
-            found[name] = _other(study, final, settings, folder, outcome)
+            found[name] = _other(study, final, others, folder, outcome)
         except (FmmtcError, MemoryError, RuntimeError, OSError) as error:
             found[name] = Part("failed", str(error))
     return found
 
 
-def _other(study: Study, final: Final, settings: Settings, folder: Path, outcome: str) -> Elsewhere:
-    loaded = load_other(settings, study, folder, outcome)
+def _other(study: Study, final: Final, others: Others, folder: Path, outcome: str) -> Elsewhere:
+    loaded = load_other(others, study, folder, outcome)
     cohort = loaded.cohort
     if cohort.kind != study.cohort.kind:
         raise DataError(
@@ -263,7 +271,7 @@ def _other(study: Study, final: Final, settings: Settings, folder: Path, outcome
         metrics=_measured(cohort, judged, None, study.scheme.seed),
         notes=tuple(loaded.notes),
     )
-    if not settings.group.adapt:
+    if not others.adapt:
         return found
     try:
         return replace(found, adapted=_adapted(study, final, cohort))

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from bids_fmmtc.modalities.about import LETTERS
 from bids_fmmtc.pages import draw_card, draw_results, redraw
 from bids_fmmtc.participant import steady_torch
 from bids_fmmtc.plain import to_json
+from bids_fmmtc.plan import weights_folder
 from bids_fmmtc.results.evaluation import Chosen, Evaluation, Part, Saved
 from bids_fmmtc.results.trial import TrialPlan
 from bids_fmmtc.results.verdict import verdicts
@@ -149,18 +151,26 @@ def _analyse(settings: Settings, told: Sequence[str]) -> int:
 def _built(study: Study, folder: Path, settings: Settings) -> Evaluation:
     """Write everything of an analysis into a folder, and return what ``evaluation.json`` holds."""
     from bids_fmmtc.group import judging, results, scans  # noqa: PLC0415  (torch)
+    from bids_fmmtc.group.study import others_of  # noqa: PLC0415
     from bids_fmmtc.learning.judging.evaluate import final_model  # noqa: PLC0415
 
     place, study = str(study.folder), replace(study, folder=folder)
     results.write_exclusions(study)
-    encoders = scans.load_encoders(study, settings)
-    study = scans.with_amplitude(scans.with_random_encoders(study, encoders, settings))
+    asked, find = settings.group, partial(scans.scans_of, settings=settings)
+    encoders = scans.load_encoders(study, lambda name: weights_folder(name, None, settings))
+    study = scans.with_amplitude(scans.with_random_encoders(study, encoders, find))
     judged = judging.judge_all(study)
-    evaluation = judging.evaluation(study, judged, settings)
+    evaluation = judging.evaluation(
+        study,
+        judged,
+        permutations=asked.permutations,
+        sites_apart=asked.leave_one_site_out,
+        threads=settings.omp_nthreads,
+    )
     results.write_comparison(study, evaluation.models)
     results.write_predictions(study, judging.made(judged[0]))
     final = final_model(judging.learner_of(judged[0]), study.cohort, study.scheme.inner, "model")
-    others = judging.judge_others(study, final, settings)
+    others = judging.judge_others(study, final, others_of(settings))
     evaluation = replace(evaluation, final=Chosen(final.setting), external=others)
     said = verdicts(evaluation, LETTERS)
     evaluation = replace(
@@ -188,31 +198,37 @@ def _parts(
     settings: Settings,
 ) -> dict[str, Callable[[], Any]]:
     """Return what follows the evaluation, in order."""
-    from bids_fmmtc.group import explaining, judging, planning, results, training  # noqa: PLC0415
+    from bids_fmmtc.group import explaining, judging, planning, results, scans, training  # noqa: PLC0415
+    from bids_fmmtc.group.study import others_of  # noqa: PLC0415
+
+    asked = settings.group
 
     def bundle() -> Saved | Part:
         if study.cohort.kind == "regression":
             return Part("not run", "a bundle predicts classes; give --responder-if for one")
-        made = training.write_bundle(study, final, evaluation, settings)
+        made = training.write_bundle(study, final, evaluation, error_rate=asked.error_rate, command=settings.command)
         return Saved("ok", results.BUNDLE, made.digest)
 
     def trial() -> TrialPlan | Part:
         if study.cohort.kind == "regression":
             return Part("not run", "a trial is planned for responders; give --responder-if")
         pooled = sorted(set(study.cohort.arms or ()))
-        if len(pooled) > 1 and settings.group.control_arm is None:
+        if len(pooled) > 1 and asked.control_arm is None:
             reason = f"arms {', '.join(pooled)} are pooled; name the control with --control-arm, or one drug with --arm"
             return Part("not run", reason)
-        plan = planning.planned(study, judging.made(judged[0]), final, evaluation, settings)
+        options = planning.trial_options(asked, settings.seed)
+        plan = planning.planned(study, judging.made(judged[0]), final, evaluation, options, asked.control_arm)
         results.write_plan(study, plan)
         return plan
 
     parts: dict[str, Callable[[], Any]] = {}
-    if settings.group.reference_protocol:
+    if asked.reference_protocol:
         parts["reference_protocol"] = lambda: judging.published(study)
     parts |= {"bundle": bundle, "trial": trial}
-    if settings.group.explanation:
-        parts["explanation"] = lambda: explaining.explain(study, final, encoders, settings)
+    if asked.explanation:
+        whom = explaining.Asked(asked.explain, asked.explain_volumes, settings.seed)
+        others, find = others_of(settings), partial(scans.scans_of, settings=settings)
+        parts["explanation"] = lambda: explaining.explain(study, final, encoders, whom, others, find)
     return parts
 
 

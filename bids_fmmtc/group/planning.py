@@ -15,10 +15,39 @@ from bids_fmmtc.results.estimate import Estimate
 from bids_fmmtc.results.evaluation import Evaluation
 from bids_fmmtc.results.trial import Evidence, TrialOptions, TrialPlan
 from bids_fmmtc.results.verdict import found_effect
-from bids_fmmtc.settings import Settings
+from bids_fmmtc.settings import GroupSettings
 
 
-def planned(study: Study, judged: Judgements, final: Final, evaluation: Evaluation, settings: Settings) -> TrialPlan:
+def trial_options(asked: GroupSettings, seed: int) -> TrialOptions:
+    """Return the trial that is asked for.
+
+    Raises
+    ------
+    UsageError
+        Numbers that make no trial.
+    """
+    return TrialOptions(
+        power=asked.power,
+        alpha=asked.alpha,
+        ratio=asked.allocation,
+        dropout=asked.dropout,
+        control_rate=asked.control_rate,
+        cost_scan=asked.cost_scan,
+        cost_patient=asked.cost_patient,
+        cost_screening=asked.cost_screening,
+        currency=asked.currency,
+        seed=seed,
+    )
+
+
+def planned(
+    study: Study,
+    judged: Judgements,
+    final: Final,
+    evaluation: Evaluation,
+    options: TrialOptions,
+    control_arm: str | None,
+) -> TrialPlan:
     """Plan a trial in which only likely responders are enrolled.
 
     Parameters
@@ -29,29 +58,15 @@ def planned(study: Study, judged: Judgements, final: Final, evaluation: Evaluati
         Judges the control arm where that was not learnt from.
     evaluation
         Whether the model found anything decides what the plan says.
-
-    Raises
-    ------
-    UsageError
-        Numbers that make no trial.
+    options
+        What is planned, see `trial_options`.
+    control_arm
+        Name of an arm of the cohort, or of those set apart from it.
     """
-    asked = settings.group
-    options = TrialOptions(
-        power=asked.power,
-        alpha=asked.alpha,
-        ratio=asked.allocation,
-        dropout=asked.dropout,
-        control_rate=asked.control_rate,
-        cost_scan=asked.cost_scan,
-        cost_patient=asked.cost_patient,
-        cost_screening=asked.cost_screening,
-        currency=asked.currency,
-        seed=settings.seed,
-    )
     # Of the estimate what the plan says; how many draws were undefined stands in the evaluation.
     auroc = replace(evaluation.estimate("model") or Estimate(None), undefined_draws=0)
     evidence = Evidence(auroc, found_effect(evaluation), final.settled.threshold)
-    drug, control = _arms(study, judged, final, asked.control_arm)
+    drug, control = _arms(study, judged, final, control_arm)
     return plan_trial(drug, options, evidence, control)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ from bids_fmmtc.group.study import Study
 from bids_fmmtc.learning.explaining.paths import ClipWindow
 from bids_fmmtc.learning.judging.contestants import AMPLITUDE, RANDOM
 from bids_fmmtc.modalities import Encoder, OfVolumes, about, load_modality, pretrained
-from bids_fmmtc.plan import weights_folder
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.recording import reopen
 from bids_fmmtc.settings import Settings
@@ -150,6 +149,10 @@ def scans_of(features: Sequence[Path], settings: Settings | None = None) -> Scan
     return Scans(records, common_recipe(features)[0], atlas, None if settings is None else Images(settings, atlas))
 
 
+Find = Callable[[Sequence[Path]], Scans]
+"""Finds the scans of output datasets: `scans_of`, with the settings of the run."""
+
+
 def stored_atlas(root: Path) -> Atlas:
     """Return the atlas that an output dataset of ours holds: with its image, or a table only."""
     if sorted(root.glob("tpl-*/*_dseg.nii.gz")):
@@ -160,14 +163,17 @@ def stored_atlas(root: Path) -> Atlas:
     return open_atlas(tables[0])
 
 
-def load_encoders(study: Study, settings: Settings) -> tuple[Encoder, ...]:
-    """Return the pretrained encoders of the features whose weights are here, in the order of the recipe."""
+def load_encoders(study: Study, weights: Callable[[str], Path]) -> tuple[Encoder, ...]:
+    """Return the pretrained encoders of the features whose weights are here, in the order of the recipe.
+
+    ``weights`` gives their folder by name, and raises MissingInputError.
+    """
     found = []
     for spec in study.recipe.modalities:
         if spec.name not in pretrained():
             continue
         try:
-            folder = weights_folder(spec.name, None, settings)
+            folder = weights(spec.name)
         except MissingInputError:
             continue
         encoder = load_modality(spec, study.recipe, folder, study.setup.device)
@@ -176,14 +182,14 @@ def load_encoders(study: Study, settings: Settings) -> tuple[Encoder, ...]:
     return tuple(found)
 
 
-def with_random_encoders(study: Study, encoders: Sequence[Encoder], settings: Settings) -> Study:
+def with_random_encoders(study: Study, encoders: Sequence[Encoder], find: Find) -> Study:
     """Return the study with vectors of untrained encoders of the same shape beside those of the pretrained ones.
 
     What they read (parcel series, or for an encoder of volumes the images) is encoded once for every session and kept
     in the ledger; training reads vectors only. Where it is gone the study stays as it is for that encoder, and the
     comparison says that this baseline was not run.
     """
-    scans = scans_of(study.features, settings) if encoders else None
+    scans = find(study.features) if encoders else None
     for encoder in encoders:
         if scans is not None and encoder.name in study.cohort.arrays:
             study = _with_random(study, encoder, scans)

@@ -98,7 +98,7 @@ def load_study(settings: Settings, work: Path, device: str, say: Say) -> Study:
     loaded = load_cohort(features, outcomes, settings.participants, settings.tasks)
     recipe = common_recipe(features)[0][features[0]]
     label = asked.label or _label(spec.outcome, asked.head)
-    cohort, control, apart = _without_control(loaded.cohort, settings)
+    cohort, control, apart = _without_control(loaded.cohort, asked.control_arm, asked.arms)
     digest = digest_of(cohort)
     facts = {"cohort": digest, "head": asked.head, "epochs": asked.epochs, "folds": asked.folds}
     facts |= {"inner": asked.inner_folds, "repeats": asked.repeats, "seed": settings.seed, "version": __version__}
@@ -140,22 +140,23 @@ def _design(settings: Settings) -> dict[str, Any]:
     }
 
 
-def _without_control(cohort: Cohort, settings: Settings) -> tuple[Cohort, Cohort | None, tuple[Exclusion, ...]]:
+def _without_control(
+    cohort: Cohort, control_arm: str | None, arms: Sequence[str]
+) -> tuple[Cohort, Cohort | None, tuple[Exclusion, ...]]:
     """Set the control arm apart, unless it is named as an arm to learn from.
 
     A person who is also learnt from under a drug (a crossover) is no fair control: the model knows that scan's owner.
     """
-    asked = settings.group
-    if asked.control_arm is None or asked.control_arm in asked.arms or cohort.arms is None:
+    if control_arm is None or control_arm in arms or cohort.arms is None:
         return cohort, None, ()
-    theirs = np.array([arm == asked.control_arm for arm in cohort.arms])
+    theirs = np.array([arm == control_arm for arm in cohort.arms])
     if not theirs.any():
         raise SelectionError(
-            f"nobody is in control arm {asked.control_arm!r}; arms are {', '.join(sorted(set(cohort.arms)))}.",
+            f"nobody is in control arm {control_arm!r}; arms are {', '.join(sorted(set(cohort.arms)))}.",
             "Case counts.",
         )
     if theirs.all():
-        raise SelectionError(f"everybody is in control arm {asked.control_arm!r}; nobody is left to learn from.")
+        raise SelectionError(f"everybody is in control arm {control_arm!r}; nobody is left to learn from.")
     learnt = {group for group, there in zip(cohort.groups, theirs, strict=True) if not there}
     both = np.array([group in learnt for group in cohort.groups]) & theirs
     known = "control arm: they, or their family, are learnt from in another arm"
@@ -169,12 +170,45 @@ def _without_control(cohort: Cohort, settings: Settings) -> tuple[Cohort, Cohort
             "%d of %d people of control arm %s cannot serve as controls: they, or their families, are learnt from.",
             both.sum(),
             theirs.sum(),
-            asked.control_arm,
+            control_arm,
         )
     return cohort.take(np.flatnonzero(~theirs)), cohort.take(controls) if len(controls) else None, apart
 
 
-def load_other(settings: Settings, study: Study, folder: Path, outcome: str) -> Loaded:
+@dataclass(frozen=True, slots=True)
+class Others:
+    """Other cohorts that are asked for.
+
+    Parameters
+    ----------
+    cohorts
+        Name, features and outcome of each.
+    spec
+        How the columns of the own cohort are read; those of another are read so, too, but for its outcome.
+    tasks
+        Tasks that count; none: all.
+    adapt
+        Whether the model is fine-tuned on them.
+    control_arm, arms
+        Which arm is set apart, and which are learnt from.
+    """
+
+    cohorts: tuple[tuple[str, Path, str], ...]
+    spec: OutcomeSpec
+    tasks: tuple[str, ...] = ()
+    adapt: bool = False
+    control_arm: str | None = None
+    arms: tuple[str, ...] = ()
+
+
+def others_of(settings: Settings) -> Others:
+    """Return the other cohorts that the command line names."""
+    asked = settings.group
+    spec = outcome_spec(settings, str(asked.outcome))
+    return Others(asked.external, spec, settings.tasks, asked.adapt, asked.control_arm, asked.arms)
+
+
+def load_other(others: Others, study: Study, folder: Path, outcome: str) -> Loaded:
     """Read another cohort, without its control arm; its tables are looked for beside its features.
 
     Raises
@@ -184,13 +218,13 @@ def load_other(settings: Settings, study: Study, folder: Path, outcome: str) -> 
     FmmtcError
         As `load_study`.
     """
-    spec = replace(outcome_spec(settings, outcome), covariates=(), site_column=None, group_column=None)
+    spec = replace(others.spec, outcome=outcome, covariates=(), site_column=None, group_column=None)
     outcomes = read_outcomes(spec, dataset_roots(folder, input_folders(folder)))
     common_recipe((*study.features[:1], folder))
-    loaded = load_cohort((folder,), outcomes, (), settings.tasks, tuple(m.name for m in study.recipe.modalities))
+    loaded = load_cohort((folder,), outcomes, (), others.tasks, tuple(m.name for m in study.recipe.modalities))
     arms = loaded.cohort.arms
-    if arms is not None and settings.group.control_arm in set(arms) - set(settings.group.arms):
-        cohort, _, apart = _without_control(loaded.cohort, settings)
+    if arms is not None and others.control_arm in set(arms) - set(others.arms):
+        cohort, _, apart = _without_control(loaded.cohort, others.control_arm, others.arms)
         loaded = loaded._replace(cohort=cohort, exclusions=(*loaded.exclusions, *apart))
     own = {_scan_digest(study.cohort, i) for i in range(len(study.cohort))}
     shared = [key for i, key in enumerate(loaded.cohort.keys) if _scan_digest(loaded.cohort, i) in own]

@@ -26,7 +26,6 @@ from bids_fmmtc.plain import to_json
 from bids_fmmtc.results.evaluation import NOTHING, Elsewhere, Evaluation, Metrics
 from bids_fmmtc.results.measures import ON_CARD
 from bids_fmmtc.results.verdict import conformal_caution
-from bids_fmmtc.settings import Settings
 from bids_fmmtc.types import Cohort, Float64
 
 CLASSES = ("non-responder", "responder")
@@ -34,7 +33,7 @@ PRIVATE = ("--participant-label", "--explain", "-w", "--work-dir")
 """Options that a card leaves out: who was there, and where this was run."""
 
 
-def write_bundle(study: Study, final: Final, evaluation: Evaluation, settings: Settings) -> ModelBundle:
+def write_bundle(study: Study, final: Final, evaluation: Evaluation, *, error_rate: float, command: str) -> ModelBundle:
     """Write the bundle that the participant level applies; an earlier one of this analysis is replaced.
 
     Parameters
@@ -43,6 +42,10 @@ def write_bundle(study: Study, final: Final, evaluation: Evaluation, settings: S
         The model learnt from everybody.
     evaluation
         What the card sums up.
+    error_rate
+        Of conformal sets, in 0..1.
+    command
+        That of this run; the card tells it without folders and people.
 
     Raises
     ------
@@ -55,8 +58,8 @@ def write_bundle(study: Study, final: Final, evaluation: Evaluation, settings: S
     parts = final.fitted.head()
     # One quantile set for all repeats: a person's repeats are averaged first, as a person counts once.
     p = np.mean([probabilities(scores, settled.calibration) for scores in settled.scores], axis=0)
-    facts = _facts(study, final, evaluation, settings.command) | {"out_of_fold": _histogram(p, cohort.y)}
-    conformal = fit_conformal(p, cohort.y, settings.group.error_rate)
+    facts = _facts(study, final, evaluation, command) | {"out_of_fold": _histogram(p, cohort.y)}
+    conformal = fit_conformal(p, cohort.y, error_rate)
     return save_bundle(
         study.folder / BUNDLE,
         recipe=study.recipe,

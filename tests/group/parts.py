@@ -9,6 +9,7 @@ import pytest
 from bids_fmmtc.cli import parse
 from bids_fmmtc.dataset.derivatives.describe import prepare_dataset
 from bids_fmmtc.dataset.store import Layout, write_table
+from bids_fmmtc.group.judging import evaluation
 from bids_fmmtc.group.study import load_study
 from bids_fmmtc.participant import process_subject
 from bids_fmmtc.plan import resolve
@@ -105,6 +106,14 @@ def group_words(root, *words, outcome="responder"):
 def copied(made, root):
     """Copy a made dataset, so that a test may write into it."""
     return shutil.copytree(made, root / "copy")
+
+
+def evaluated(study, judged, given):
+    """Evaluate as the level does with these settings."""
+    asked = given.group
+    return evaluation(
+        study, judged, permutations=asked.permutations, sites_apart=asked.leave_one_site_out, threads=given.omp_nthreads
+    )
 
 
 def study(root, *words, outcome="responder"):

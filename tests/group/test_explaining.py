@@ -3,6 +3,7 @@
 import gzip
 import json
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import nibabel as nib
@@ -14,8 +15,11 @@ from bids_fmmtc.cli import parse
 from bids_fmmtc.dataset.store import read_table
 from bids_fmmtc.errors import SelectionError
 from bids_fmmtc.group import explaining, judging
+from bids_fmmtc.group.scans import scans_of
+from bids_fmmtc.group.study import others_of
 from bids_fmmtc.learning.explaining.attribution import SERIES, VOLUMES
 from bids_fmmtc.learning.judging.evaluate import final_model
+from bids_fmmtc.plain import to_json
 from bids_fmmtc.types import Atlas
 
 
@@ -30,9 +34,18 @@ def settings(root, *words):
     return parse([str(root / "bids"), str(root / "out"), "group", "--outcome", "responder", *words], {})
 
 
+def asked_of(given):
+    return explaining.Asked(given.group.explain, given.group.explain_volumes, given.seed)
+
+
+def explained(study, final, given):
+    found = explaining.explain(study, final, (), asked_of(given), others_of(given), partial(scans_of, settings=given))
+    return to_json(found)
+
+
 def test_planted_parcels_come_first_and_parts_add_up(case):
     root, found, final = case
-    said = explaining.explain(found, final, (), settings(root, "--explain", "00"))
+    said = explained(found, final, settings(root, "--explain", "00"))
     assert [p["network"] for p in said["top_parcels"][:4]] == ["B"] * 4
     assert said["completeness_error"] < 1e-4
     assert said["people"] == 23
@@ -46,7 +59,7 @@ def test_planted_parcels_come_first_and_parts_add_up(case):
 def test_somebody_who_was_not_learnt_from_cannot_be_explained(case):
     root, found, final = case
     with pytest.raises(SelectionError, match="23"):
-        explaining.explain(found, final, (), settings(root, "--explain", "23"))
+        explained(found, final, settings(root, "--explain", "23"))
 
 
 def test_through_volumes_no_more_people_are_explained_than_were_asked_for(case):
@@ -54,9 +67,9 @@ def test_through_volumes_no_more_people_are_explained_than_were_asked_for(case):
     through = SimpleNamespace(paths=(SimpleNamespace(map=VOLUMES),))
     series = SimpleNamespace(paths=(SimpleNamespace(map=SERIES),))
     for n in (2, 5):  # of the model's own cohort and of others alike
-        assert len(explaining._rows(through, found.cohort, settings(root, "--explain-volumes", str(n)))) == n
-    assert len(explaining._rows(series, found.cohort, settings(root))) == explaining.THROUGH_ENCODER
-    assert explaining._rows(SimpleNamespace(paths=()), found.cohort, settings(root)) == list(range(23))
+        assert len(explaining._rows(through, found.cohort, asked_of(settings(root, "--explain-volumes", str(n))))) == n
+    assert len(explaining._rows(series, found.cohort, asked_of(settings(root)))) == explaining.THROUGH_ENCODER
+    assert explaining._rows(SimpleNamespace(paths=()), found.cohort, asked_of(settings(root))) == list(range(23))
 
 
 def test_a_map_lies_on_the_atlas_grid(tmp_path):
@@ -80,7 +93,7 @@ def everybody(case, other, tmp_path_factory):
     labels = [subject.removeprefix("sub-") for subject in found.cohort.subjects]
     words = ("--explain", *labels[::-1], "--external", f"gone={here.folder / 'no'}:responder")
     words += ("--external", f"other={other / 'out'}:{other / 'bids' / 'participants.tsv'}:responder")
-    explaining.explain(here, final, (), settings(root, *words))
+    explained(here, final, settings(root, *words))
     return here.folder / "attribution"
 
 
@@ -92,7 +105,7 @@ def test_whom_one_asks_for_changes_nothing_of_the_group(case, everybody):
     root, found, final = case
     few = found.folder / "attribution"
     if not few.is_dir():  # this test alone
-        explaining.explain(found, final, (), settings(root, "--explain", "00"))
+        explained(found, final, settings(root, "--explain", "00"))
     names = {path.name for path in few.glob("*.tsv")}
     assert names == {"parcels.tsv", "edges.tsv", "networks.tsv", "shares.tsv", "sanity.tsv"}
     for name in names:

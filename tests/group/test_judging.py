@@ -5,11 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from group.parts import group_words, study
+from group.parts import evaluated, group_words, study
 
 from bids_fmmtc.cli import parse
 from bids_fmmtc.group import judging
 from bids_fmmtc.group.results import plain
+from bids_fmmtc.group.study import others_of
 from bids_fmmtc.learning.judging.contestants import AMPLITUDE
 from bids_fmmtc.modalities.about import LETTERS
 from bids_fmmtc.plain import to_json
@@ -22,12 +23,12 @@ def judged(root, change=lambda s: s, words=WORDS):
     found = change(study(root, *words))
     settings = parse(group_words(root, *words), {})
     everyone = judging.judge_all(found)
-    return found, everyone, judging.evaluation(found, everyone, settings)
+    return found, everyone, evaluated(found, everyone, settings)
 
 
 def test_every_contestant_has_figures_or_a_reason(made):
-    found, everyone, evaluated = judged(made)
-    evaluation = to_json(evaluated)
+    found, everyone, whole = judged(made)
+    evaluation = to_json(whole)
     assert everyone[0].contestant.name == "model"
     for model in evaluation["models"].values():
         assert (model["status"] == "ok") != ("reason" in model)
@@ -103,7 +104,7 @@ def test_another_cohort_that_cannot_be_read_says_why(made, other, tmp_path):
     table = other / "bids" / "participants.tsv"
     words = ("--external", f"gone={tmp_path / 'no'}:responder", f"other={other / 'out'}:{table}:responder")
     words += (f"same={made / 'out'}:{made / 'bids' / 'participants.tsv'}:responder",)
-    others = to_json(judging.judge_others(found, final, parse(group_words(made, *words), {})))
+    others = to_json(judging.judge_others(found, final, others_of(parse(group_words(made, *words), {}))))
     assert others["gone"]["status"] == "failed"
     assert "not there" in others["gone"]["reason"]
     assert others["other"]["n"] == 16
@@ -121,7 +122,7 @@ def test_a_model_is_adapted_on_folds_of_the_other_cohort(made, other):
     final = final_model(learner, found.cohort, found.scheme.inner, "m")
     table = other / "bids" / "participants.tsv"
     words = ("--adapt", "--external", f"other={other / 'out'}:{table}:luck")
-    others = to_json(judging.judge_others(found, final, parse(group_words(made, *words), {})))
+    others = to_json(judging.judge_others(found, final, others_of(parse(group_words(made, *words), {}))))
     adapted = others["other"]["adapted"]
     assert set(adapted) == {"adapted", "from_scratch"}
     assert all(0 <= m["auroc"]["value"] <= 1 for m in adapted.values())

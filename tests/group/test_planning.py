@@ -4,12 +4,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from group.parts import copied, group_words, study
+from group.parts import copied, evaluated, group_words, study
 
 from bids_fmmtc.cli import parse
 from bids_fmmtc.dataset.store import read_table
 from bids_fmmtc.group import judging
-from bids_fmmtc.group.planning import planned
+from bids_fmmtc.group.planning import planned, trial_options
 from bids_fmmtc.learning.judging.evaluate import final_model
 
 COSTS = ("--control-rate", "0.2", "--cost-scan", "500", "--cost-patient", "20000", "--power", "0.8")
@@ -20,13 +20,15 @@ def judge(root, *words, outcome="responder"):
     words = ("--permutations", "0", *words)
     found = study(root, *words, outcome=outcome)
     everyone = judging.judge_all(found)
-    evaluation = judging.evaluation(found, everyone, parse(group_words(root, *words, outcome=outcome), {}))
+    evaluation = evaluated(found, everyone, parse(group_words(root, *words, outcome=outcome), {}))
     final = final_model(judging.learner_of(everyone[0]), found.cohort, found.scheme.inner, "m")
     return SimpleNamespace(root=root, study=found, judged=judging.made(everyone[0]), final=final, evaluation=evaluation)
 
 
 def plan(case, *words):
-    return planned(case.study, case.judged, case.final, case.evaluation, parse(group_words(case.root, *words), {}))
+    given = parse(group_words(case.root, *words), {})
+    options = trial_options(given.group, given.seed)
+    return planned(case.study, case.judged, case.final, case.evaluation, options, given.group.control_arm)
 
 
 @pytest.fixture(scope="module")

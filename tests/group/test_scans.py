@@ -7,6 +7,7 @@ from group.parts import R, make_features, person_series, study, write_inputs
 from bids_fmmtc.cli import parse
 from bids_fmmtc.errors import DataError
 from bids_fmmtc.group.scans import load_encoders, sample, scans_of, with_amplitude, with_random_encoders
+from bids_fmmtc.plan import weights_folder
 
 
 def test_windows_are_those_the_features_were_made_of(made):
@@ -32,8 +33,8 @@ def test_the_atlas_comes_with_the_features(made):
 def test_without_an_encoder_the_study_stays_as_it_is(made):
     found = study(made)
     settings = parse([str(made), str(made / "out"), "group"], {})
-    assert load_encoders(found, settings) == ()
-    assert with_random_encoders(found, (), settings) is found
+    assert load_encoders(found, lambda name: weights_folder(name, None, settings)) == ()
+    assert with_random_encoders(found, (), scans_of) is found
 
 
 @pytest.mark.slow
@@ -59,14 +60,14 @@ def test_an_untrained_encoder_sees_the_same_windows(tmp_path):
     words = ("--encoder-weights", str(encoder), "--folds", "2", "--inner-folds", "2")
     found = study(root, *words)
     given = parse([str(root), str(root / "out"), "group", "--encoder-weights", str(encoder)], {})
-    (loaded,) = load_encoders(found, given)
+    (loaded,) = load_encoders(found, lambda name: weights_folder(name, None, given))
     scans = scans_of([root / "out"])
     # The pretrained encoder gives back what is cached; the untrained one something else of the same shape.
     np.testing.assert_allclose(
         scans.encoded(found.cohort.keys[0], loaded), found.cohort.arrays["brainlm"][0], atol=2e-5
     )
-    more = with_random_encoders(found, (loaded,), given).cohort.arrays["brainlm_random"]
-    again = with_random_encoders(found, (loaded,), given).cohort.arrays["brainlm_random"]
+    more = with_random_encoders(found, (loaded,), scans_of).cohort.arrays["brainlm_random"]
+    again = with_random_encoders(found, (loaded,), scans_of).cohort.arrays["brainlm_random"]
     for own, one, two in zip(found.cohort.arrays["brainlm"], more, again, strict=True):
         assert own.shape == one.shape
         assert np.abs(own - one).max() > 1e-3

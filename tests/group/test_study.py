@@ -6,11 +6,12 @@ from group.parts import study
 
 from bids_fmmtc.errors import DataError, SelectionError
 from bids_fmmtc.group.study import digest_of, people
+from bids_fmmtc.plain import to_json
 
 
 def test_it_holds_everybody_with_a_reason_for_the_rest(made):
     found = study(made, "--site-column", "site", "--arm-column", "arm")
-    counts = people(found)
+    counts = to_json(people(found))
     assert counts["sessions"] == counts["participants"] == 23
     assert counts["responders"] + counts["non_responders"] == 23
     assert sum(counts["reasons"].values()) == counts["excluded"] == 1

@@ -5,7 +5,7 @@ from html import unescape
 
 import numpy as np
 import pytest
-from group.parts import group_words, study
+from group.parts import evaluated, group_words, study
 
 from bids_fmmtc.cli import main, parse
 from bids_fmmtc.dataset.derivatives.records import gather
@@ -28,10 +28,14 @@ def trained(made, tmp_path_factory):
     found: Study = replace(study(made, *words), folder=tmp_path_factory.mktemp("analysis"))
     settings = parse(group_words(made, *words), {})
     everyone = judging.judge_all(found)
-    evaluation = judging.evaluation(found, everyone, settings)
+    evaluation = evaluated(found, everyone, settings)
     evaluation = replace(evaluation, verdicts=tuple(each.text for each in verdicts(evaluation, LETTERS)))
     final = final_model(judging.learner_of(everyone[0]), found.cohort, found.scheme.inner, "m")
-    return found, final, write_bundle(found, final, evaluation, settings)
+    return (
+        found,
+        final,
+        write_bundle(found, final, evaluation, error_rate=settings.group.error_rate, command=settings.command),
+    )
 
 
 def test_the_bundle_judges_as_the_final_model_does(made, trained):

@@ -2,7 +2,6 @@
 
 from dataclasses import fields, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import planted
@@ -28,7 +27,6 @@ from bids_fmmtc.modalities.connectivity import connectivity
 from bids_fmmtc.plain import to_json
 from bids_fmmtc.results.measures import PRIMARY
 from bids_fmmtc.results.verdict import verdicts
-from bids_fmmtc.settings import GroupSettings, Settings
 
 BOTH = ("brainlm", "fc")
 AREA = PRIMARY["classification"].name
@@ -49,8 +47,7 @@ def evaluated(cohort, scheme=ONCE, *, left_out=False):
     given = {field.name: None for field in fields(Study)}
     given |= {"cohort": cohort, "exclusions": (), "scheme": scheme, "setup": Setup(), "ledger": Ledger(None, "")}
     study = Study(**given)
-    asked = GroupSettings(outcome="responder", permutations=0, leave_one_site_out=left_out)
-    found = evaluation(study, judge_all(study), Settings(Path(), Path(), "group", group=asked))
+    found = evaluation(study, judge_all(study), permutations=0, sites_apart=left_out, threads=1)
     return to_json(found), " ".join(each.text for each in verdicts(found, LETTERS))
 
 

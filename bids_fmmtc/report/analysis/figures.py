@@ -124,7 +124,8 @@ def confusion_figure(analysis: Analysis, name: str) -> Figure | None:
         return None
     table = confusion(np.array([j.called for j in rows], np.float64), np.array([j.outcome for j in rows], np.float64))
     classes = ("responder", "non-responder")
-    shares = {m: interval_text(analysis.estimate(m)) for m in ("sensitivity", "specificity", "ppv", "npv")}
+    names = ("sensitivity", "specificity", "ppv", "npv")
+    sensitivity, specificity, ppv, npv = (interval_text(analysis.estimate(name)) for name in names)
     with sheet(2.5, left=1.1, bottom=0.25) as c:
         ax = c.subplots()
         for (i, j), n in np.ndenumerate(table):
@@ -144,8 +145,8 @@ def confusion_figure(analysis: Analysis, name: str) -> Figure | None:
         )
         note = (
             "Sessions at the threshold that each fold's model had decided for itself, mean over repeats (so numbers "
-            f"need not be whole). Sensitivity {shares['sensitivity']}, specificity {shares['specificity']}; of those "
-            f"called responders {shares['ppv']} are, of those called non-responders {shares['npv']} are."
+            f"need not be whole). Sensitivity {sensitivity}, specificity {specificity}; of those "
+            f"called responders {ppv} are, of those called non-responders {npv} are."
         )
         return finish(c, name, "Confusion matrix", f"At the threshold {told}.", note)
 

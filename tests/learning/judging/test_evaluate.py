@@ -9,6 +9,7 @@ from bids_fmmtc.learning.judging.metrics import CLASSIFICATION
 from bids_fmmtc.learning.judging.nested import Inner
 from bids_fmmtc.learning.learners.linear import LinearLearner
 from bids_fmmtc.learning.ledger import Ledger
+from bids_fmmtc.plain import to_json
 
 
 def scheme(**changes):
@@ -98,6 +99,6 @@ def test_the_final_model_learns_from_everybody_and_judges_others():
     cohort, other = make_cohort(n=30, effect=2.0), make_cohort(n=20, seed=3, effect=2.0)
     final = final_model(learner_of(cohort), cohort, Inner(3), "t")
     value, label = final.judge(other)
-    assert set(final.setting) - {"edge"} == {"penalty", "blocks"}
+    assert set(to_json(final.setting)) - {"edge"} == {"penalty", "blocks"}
     assert ((label == 1) == (value >= final.settled.threshold)).all()
     assert (label == other.y).mean() > 0.8
