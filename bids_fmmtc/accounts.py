@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bids_fmmtc import __version__
 from bids_fmmtc.console import COLUMNS, format_table, outcomes
+from bids_fmmtc.dataset.derivatives.describe import DESCRIPTION
 from bids_fmmtc.dataset.derivatives.standing import ATTEMPT
 from bids_fmmtc.dataset.store import Layout, read_record, write_json, write_table
 from bids_fmmtc.keys import Key
@@ -19,8 +20,6 @@ from bids_fmmtc.rows import Report, Row
 from bids_fmmtc.types import Failure
 
 log = logging.getLogger("bids_fmmtc")
-
-DESCRIPTION = "dataset_description.json"
 
 
 def gone(root: Path, names: Iterable[str]) -> list[str]:

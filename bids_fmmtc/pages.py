@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bids_fmmtc.dataset.derivatives.describe import own_entry
 from bids_fmmtc.dataset.folders import list_participants
-from bids_fmmtc.dataset.store import read_record, write_text
+from bids_fmmtc.dataset.store import write_text
 from bids_fmmtc.errors import EXIT_FAILURE, EXIT_OK, FmmtcError, InputError, MissingInputError, SelectionError
 from bids_fmmtc.keys import Key
 from bids_fmmtc.settings import Settings
@@ -110,7 +110,7 @@ def redraw(settings: Settings) -> int:
     root = settings.output_dir
     if not root.is_dir():
         raise MissingInputError(f"output folder {root} does not exist.", "Give the one to draw pages of.")
-    if own_entry(read_record(root / "dataset_description.json") or {}) is None:
+    if own_entry(root) is None:
         raise InputError(f"{root} is no output of bids_fmmtc: its dataset_description.json does not name it.")
     if settings.level == "group":
         steps: list[tuple[str, Callable[[], Path]]] = [

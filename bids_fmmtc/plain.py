@@ -16,11 +16,22 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePath
 from types import NoneType, UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from bids_fmmtc.errors import DataError, FmmtcError
 
 T = TypeVar("T")
+
+Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json] | None"
+"""What JSON can hold: for what is free, or written and never read as a value."""
+Object: TypeAlias = "dict[str, Json]"
+"""A JSON object that is being made."""
+Cell: TypeAlias = "bool | int | float | str | Sequence[str] | None"
+"""What a cell of a table can be made of."""
+Cells: TypeAlias = "dict[str, Cell]"
+"""A row of a table: column -> cell."""
+Columns: TypeAlias = "Mapping[str, Mapping[str, str | Mapping[str, str]]]"
+"""Columns of a table, described as a BIDS sidecar wants: ``Description``, ``Units``, ``Levels``."""
 
 _UNWRITTEN = "unwritten"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bids_fmmtc.errors import DataError
-from bids_fmmtc.plain import Strictness, from_json, unwritten
+from bids_fmmtc.plain import Cell, Strictness, from_json, unwritten
 
 IMPORTED = "imported"
 """The placement of series that came as a table: there was no image to place labels on."""
@@ -154,9 +154,10 @@ class Quality:
         """Whether the series were imported, not extracted from an image."""
         return self.placement == IMPORTED
 
-    def value(self, name: str) -> object:
+    def value(self, name: str) -> Cell:
         """Return a number or word by its name, which may come from a bundle; None where there is none of that name."""
-        return getattr(self, name, None) if name in ABOUT else None
+        found: Cell = getattr(self, name, None) if name in ABOUT else None
+        return found
 
 
 ABOUT: Mapping[str, About] = {f.name: f.metadata["about"] for f in dataclasses.fields(Quality) if f.metadata}

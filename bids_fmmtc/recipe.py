@@ -221,9 +221,9 @@ class Recipe:
         part = self.only(m.name for m in other.modalities)
         return part is not None and part.digest == other.digest != self.digest
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> plain.Object:
         """Return a JSON-ready mapping with every field spelled out (but see `Connectivity`); `from_json` inverts it."""
-        data: dict[str, Any] = plain.to_json(self)
+        data: plain.Object = plain.to_json(self)
         return data
 
     @classmethod

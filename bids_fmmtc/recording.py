@@ -39,6 +39,7 @@ from bids_fmmtc.errors import BundleError, DataError, FmmtcError, OutputError
 from bids_fmmtc.keys import Key
 from bids_fmmtc.modalities import Modality, clip_forms, load_modality
 from bids_fmmtc.modalities.connectivity import connectivity, describe, measure_name
+from bids_fmmtc.plain import Object
 from bids_fmmtc.quality import read_quality
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.settings import Task
@@ -287,7 +288,7 @@ def _completed(record_file: Path, record: Mapping[str, Any], before: Features, p
         for path in sidecars_of:
             write_json(path, {**(read_record(path) or {}), "RecipeDigest": recipe.digest})
         sha256 = write_features(record_file.with_suffix(".safetensors"), features)
-        more = {
+        more: Object = {
             "RecipeDigest": recipe.digest,
             "FeaturesSHA256": sha256,
             "Modalities": {name: {"Shape": list(a.shape[1:])} for name, a in arrays.items()},

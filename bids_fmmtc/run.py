@@ -205,7 +205,7 @@ def write_job(task: Task, work: Path, *, torch: bool) -> tuple[Job, bool]:
     from bids_fmmtc.workflow import Job  # noqa: PLC0415
 
     job = Job(task.subject, work / f"sub-{task.subject}", memory_gb(task.recordings, task.recipe, torch=torch))
-    marks: dict[str, Any] = {}
+    marks: dict[str, Mapping[str, str] | str] = {}
     for r in task.recordings:
         try:
             marks[r.key] = fingerprint(r)
@@ -226,7 +226,7 @@ def write_job(task: Task, work: Path, *, torch: bool) -> tuple[Job, bool]:
     return job, done
 
 
-def _same_but_threads(one: Mapping[str, Any] | None, other: Mapping[str, Any]) -> bool:
+def _same_but_threads(one: Mapping[str, object] | None, other: Mapping[str, object]) -> bool:
     """Compare task files; how many threads did the work does not change its result."""
     return one is not None and {**one, "threads": 0} == {**other, "threads": 0}
 
@@ -254,7 +254,7 @@ def plugin_arguments(settings: Settings) -> dict[str, Any]:
         return {k: v for k, v in loaded.items() if k in ("plugin", "plugin_args")}
     if settings.nprocs == 1:
         return {"plugin": "Linear"}
-    arguments: dict[str, Any] = {"n_procs": settings.nprocs * settings.omp_nthreads}
+    arguments: dict[str, float] = {"n_procs": settings.nprocs * settings.omp_nthreads}
     if settings.memory_gb is not None:
         arguments["memory_gb"] = settings.memory_gb
     return {"plugin": "MultiProc", "plugin_args": arguments}
@@ -359,7 +359,8 @@ def _process(settings: Settings) -> int:
             log.info("%s is passed over: %s.", skipped.path.name, skipped.reason)
     layout = Layout(settings.output_dir, plan.atlas.name)
     model, imported = None if plan.bundle is None else plan.bundle.digest, plan.imported is not None
-    before = check_output(layout.root, plan.recipe, links, imported=imported).get("ModelDigest")
+    ours = check_output(layout.root, plan.recipe, links, imported=imported)
+    before = None if ours is None else ours.model
     prepare_dataset(layout, plan.recipe, plan.atlas, links, model or before, imported=imported, left_out=plan.left_out)
     write_citations(layout.root, encoder_references(plan.recipe))
     if plan.left_out:

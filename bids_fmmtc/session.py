@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from bids_fmmtc.dataset.derivatives import sidecars
 from bids_fmmtc.dataset.derivatives.standing import ATTEMPT, attempt, find_standing
@@ -14,6 +13,7 @@ from bids_fmmtc.dataset.people.cohort import SAME_TR
 from bids_fmmtc.dataset.store import read_record, together, write_json, write_table
 from bids_fmmtc.errors import DataError, RepetitionTimeError
 from bids_fmmtc.keys import Key
+from bids_fmmtc.plain import Object
 from bids_fmmtc.recording import Workplace, guarded, standing_features
 from bids_fmmtc.types import Failure, Features, Prediction, Recording
 
@@ -129,7 +129,7 @@ def _records(good: Sequence[Features], runs: Sequence[Recording], session: str |
     return records
 
 
-def _standing_prediction(table: Path, runs: Sequence[Recording], place: Workplace) -> dict[str, Any] | None:
+def _standing_prediction(table: Path, runs: Sequence[Recording], place: Workplace) -> Object | None:
     """Return the sidecar of a prediction that stands, though the attempt at it failed now; None where it does not.
 
     It stands if the same bundle and recipe made it, from features that are the same to the byte and whose own input is
@@ -154,7 +154,7 @@ def _standing_prediction(table: Path, runs: Sequence[Recording], place: Workplac
     return sidecar if made_from else None
 
 
-def _model_facts(place: Workplace) -> dict[str, Any]:
+def _model_facts(place: Workplace) -> Object:
     """Describe the bundle and the conditions under which it was applied."""
     bundle, task = place.bundle, place.task
     if bundle is None:

@@ -11,7 +11,6 @@ import gzip
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 from bids_fmmtc import __version__
 from bids_fmmtc.dataset.store import write_bytes, write_json, write_table
 from bids_fmmtc.keys import Key
+from bids_fmmtc.plain import Cells, Object
 from bids_fmmtc.recipe import AtlasSpec, ModalitySpec, Recipe, SpaceSpec, Windows
 from bids_fmmtc.signals.atlas import read_atlas
 
@@ -159,7 +159,7 @@ def _write_confounds(path: Path, rng: np.random.Generator) -> None:
     motion = steps.cumsum(0)
     fd = np.abs(steps[:, :3]).sum(1) + 50 * np.abs(steps[:, 3:]).sum(1)
     names = [f"{kind}_{axis}" for kind in ("trans", "rot") for axis in "xyz"]
-    rows: list[dict[str, Any]] = []
+    rows: list[Cells] = []
     for t in range(N_FRAMES):
         row = dict(zip(names, motion[t].tolist(), strict=True))
         rows.append(
@@ -187,7 +187,7 @@ def write_cohort(root: Path, atlas_folder: Path, people: Sequence[Person], *, ou
             "GeneratedBy": [{"Name": "bids_fmmtc-demo", "Version": __version__, "Description": "Synthetic data"}],
         },
     )
-    rows = [
+    rows: list[Cells] = [
         {"participant_id": f"sub-{p.label}", "site": p.site, "age": p.age, "sex": p.sex, "responder": int(p.responder)}
         for p in people
     ]
@@ -248,7 +248,7 @@ def recipe(atlas_folder: Path, encoder: Path, name: str = "brainlm") -> Recipe:
     )
 
 
-ENCODER: dict[str, Any] = {
+ENCODER: Object = {
     "model_type": "brainlm_mae",
     "attention_probs_dropout_prob": 0.0,
     "conv_kernel_size": 65,
@@ -278,7 +278,7 @@ ENCODER: dict[str, Any] = {
     "use_tanh_decoder": False,
 }
 
-VOLUME_ENCODER: dict[str, Any] = {
+VOLUME_ENCODER: Object = {
     "model_type": "neurostorm",
     "img_size": [24, 24, 24, 20],
     "in_chans": 1,

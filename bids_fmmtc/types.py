@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_fmmtc.keys import Key
+from bids_fmmtc.plain import Json
 from bids_fmmtc.quality import Quality
 
 Float32 = NDArray[np.float32]
@@ -314,7 +315,7 @@ class Prediction:
     prediction_set: tuple[str, ...] | None
     flags: tuple[str, ...]
     digest: str
-    reference: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    reference: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:

@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "keys": set(),
     "states": set(),
     "quality": {"errors", "plain"},
-    "types": {"keys", "quality"},
+    "types": {"plain", "keys", "quality"},
     "rows": {"errors", "reading", "plain", "states", "quality", "types"},
     "recipe": {"errors", "reading", "plain"},
     "pooling": {"types", "recipe"},
@@ -58,7 +58,7 @@ MAY_IMPORT = {
     # By name, after parsing: LEVELS.
     "cli": FOUNDATION | {"guard", "work", "settings", "resources", "recipes", "group_options", "usage", "run", "group"},
     "fetch": {"errors", "reading", "guard", "resources", "modalities"},  # modalities in a function, to convert weights
-    "synthetic": {"keys", "recipe", "dataset", "signals", "modalities"},
+    "synthetic": {"plain", "keys", "recipe", "dataset", "signals", "modalities"},
     "demo": {"errors", "keys", "guard", "dataset", "synthetic", "cli"},
     "__main__": {"cli"},
     "__init__": set(),
@@ -353,6 +353,43 @@ def words_of(tree):
 def test_an_encoder_is_known_by_its_name_only_at_home(encoder):
     users = {name for name, tree in TREES.items() if any(encoder in word.lower() for word in words_of(tree))}
     assert not {name for name in users if not within(name, NAMED_IN[encoder])}
+
+
+# what is known once
+
+# Who takes names apart at their underscores: keys, names of fields, and names of other people's files.
+SPLIT_NAMES = {"keys.py", "results/record.py"}
+OTHERS_NAMES = {"signals/atlas.py", "dataset/find/beside.py", "dataset/find/discover.py", "dataset/folders.py"}
+
+
+def test_keys_are_taken_apart_in_one_place():
+    """`bids_fmmtc.keys.Key`; names in the input are spelled by others, and are read where they are found."""
+    splits = {
+        name
+        for name, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in {"split", "rsplit", "partition", "rpartition"}
+        and node.args
+        and isinstance(node.args[0], ast.Constant)
+        and node.args[0].value == "_"
+    }
+    assert splits == SPLIT_NAMES | OTHERS_NAMES
+
+
+# Annotations that say nothing of what a mapping holds; the number only falls.
+MOST_UNTOLD = 185
+
+
+def untold(tree):
+    """Count ``Mapping[str, Any]`` and ``dict[str, Any]``."""
+    found = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Subscript)]
+    return sum(text in {"Mapping[str, Any]", "dict[str, Any]"} for text in found)
+
+
+def test_what_a_mapping_holds_is_told():
+    assert sum(map(untold, TREES.values())) <= MOST_UNTOLD, "give it a type, or read it by one (bids_fmmtc.plain)"
 
 
 # imports of others

@@ -14,7 +14,7 @@ from typing import Any
 from bids_fmmtc.errors import FmmtcError, SelectionError, SpaceError, UsageError
 from bids_fmmtc.types import Recording
 
-Filters = Mapping[str, Mapping[str, Any]]
+Filters = Mapping[str, Mapping[str, object]]
 
 # The top-level names of fMRIPrep's filter files; only "bold" has an effect here.
 _QUERIES = ("bold", "t1w", "t2w", "flair", "roi", "sbref", "fmap", "asl", "dwi", "pet")
@@ -272,7 +272,7 @@ def nothing_usable(group: Sequence[Image], bold_desc: str, spaces: Sequence[str]
     )
 
 
-def parse_filters(data: Any, known: Mapping[str, str], source: str) -> dict[str, dict[str, Any]]:
+def parse_filters(data: Any, known: Mapping[str, str], source: str) -> dict[str, dict[str, object]]:
     """Check a filter file's content and spell its entities as in file names; idempotent.
 
     Parameters
@@ -294,7 +294,7 @@ def parse_filters(data: Any, known: Mapping[str, str], source: str) -> dict[str,
     unknown = [str(name) for name in data if name not in _QUERIES]
     if unknown:
         raise UsageError(f"{source}: unknown query {some(unknown)}; known are {', '.join(_QUERIES)}.")
-    filters: dict[str, dict[str, Any]] = {}
+    filters: dict[str, dict[str, object]] = {}
     for query, entities in data.items():
         if not isinstance(entities, Mapping):
             raise UsageError(f"{source}: query {query} must be an object, found {entities!r}.")

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_fmmtc.errors import DataError, OutputError, UnreadableError, printable
+from bids_fmmtc.plain import Cell, Json
 from bids_fmmtc.quality import read_quality
 from bids_fmmtc.reading import is_formula, read_object
 from bids_fmmtc.types import Features, Recording
@@ -208,19 +209,19 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_json(path: Path, data: Mapping[str, Any]) -> None:
+def write_json(path: Path, data: Mapping[str, Json]) -> None:
     """Write JSON atomically: two spaces, keys in the order given, no NaN."""
     write_text(path, json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Cell]]) -> None:
     """Write a BIDS tsv; None, NaN and absent values become ``n/a``."""
     lines = ["\t".join(columns)]
     lines += ["\t".join(cell(row.get(c)) for c in columns) for row in rows]
     write_text(path, "\n".join(lines) + "\n")
 
 
-def cell(value: Any) -> str:
+def cell(value: Cell) -> str:
     """Return one tsv cell: ``n/a`` for what is missing, no tab or newline inside."""
     if value is None or (isinstance(value, float) and not np.isfinite(value)):
         return MISSING

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from bids_fmmtc.errors import DataError, RecipeError
 from bids_fmmtc.modalities.about import About
+from bids_fmmtc.plain import Object
 from bids_fmmtc.pooling import about_all
 from bids_fmmtc.recipe import Connectivity, ConnectivityKind, ModalitySpec, Recipe
 from bids_fmmtc.types import Float32, Int32, Windowed
@@ -83,7 +84,7 @@ def measure_name(kind: ConnectivityKind) -> str:
     return _entry(kind).measure
 
 
-def describe(kind: ConnectivityKind, *, fisher_z: bool = False) -> dict[str, Any]:
+def describe(kind: ConnectivityKind, *, fisher_z: bool = False) -> Object:
     """Return what a sidecar says of a kind: BEP017's keys, and the estimator in words."""
     entry = _entry(kind)
     z = fisher_z and entry.correlation

@@ -11,6 +11,7 @@ from typing import Any
 from bids_fmmtc.errors import RecipeError, UnreadableError, WeightsError
 from bids_fmmtc.modalities.about import About
 from bids_fmmtc.modalities.weights import weights_file
+from bids_fmmtc.plain import Object
 from bids_fmmtc.reading import read_json
 from bids_fmmtc.recipe import ModalitySpec, Recipe
 from bids_fmmtc.types import ClipForm
@@ -122,7 +123,7 @@ class NeuroStormConfig:
             return x, y, z, self.window_size[3]
         return self.first_window_size if stage == 0 else self.window_size
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Object:
         """Return the content of ``config.json``."""
         return {
             "model_type": MODEL_TYPE,

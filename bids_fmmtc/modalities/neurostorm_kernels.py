@@ -30,8 +30,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 
-_C: dict[str, Any] = {"nopython": True, "boundscheck": False, "error_model": "numpy"}
-_JIT: dict[str, Any] = {**_C, "fastmath": {"contract"}}
+_C: dict[str, object] = {"nopython": True, "boundscheck": False, "error_model": "numpy"}
+_JIT: dict[str, object] = {**_C, "fastmath": {"contract"}}
 _f = np.float32
 
 # 2**f on [-0.5, 0.5] and log1p(y)/y on [0, 1]: Chebyshev interpolation, largest relative error 3e-9 and 5e-8.

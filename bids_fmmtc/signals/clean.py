@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bids_fmmtc.errors import ConfoundsError, ShortRecordingError
+from bids_fmmtc.plain import Object
 
 Float64 = NDArray[np.float64]
 Bool = NDArray[np.bool_]
@@ -51,7 +52,7 @@ class Filters:
         nyquist = 0.5 / self.repetition_time
         return ((nyquist if self.low_pass is None else self.low_pass) - (self.high_pass or 0.0)) / nyquist
 
-    def arguments(self) -> dict[str, Any]:
+    def arguments(self) -> Object:
         """Return the arguments of nilearn's ``clean``."""
         return {
             "detrend": self.detrend,

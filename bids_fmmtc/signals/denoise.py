@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bids_fmmtc.errors import ConfoundsError
+from bids_fmmtc.plain import Json, Object
 from bids_fmmtc.recipe import Denoising
 from bids_fmmtc.signals.clean import SPLINE_GAP, Filters, clean_kept
 from bids_fmmtc.signals.confounds import Confounds, read_confounds
@@ -60,7 +60,7 @@ class Cleaned:
     n_dropped: int
     n_censored: int
     regressors: tuple[str, ...]
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Json] = field(default_factory=dict)
 
 
 def denoise(raw: RoiSeries, confounds: Confounds | None, spec: Denoising, chosen: Chosen | None = None) -> Cleaned:
@@ -133,11 +133,12 @@ _LEFT_OUT = (
 )
 
 
-def _parameters(spec: Denoising, repetition_time: float, regressors: tuple[str, ...]) -> dict[str, Any]:
+def _parameters(spec: Denoising, repetition_time: float, regressors: tuple[str, ...]) -> Object:
     from nilearn import __version__  # noqa: PLC0415
 
-    chosen = confound_arguments(spec)
-    chosen["strategy"] = list(chosen["strategy"])
+    arguments = confound_arguments(spec)
+    kinds = arguments["strategy"]
+    chosen: Object = {**arguments, "strategy": list(kinds) if isinstance(kinds, tuple) else []}
     return {
         "load_confounds": chosen if chosen["strategy"] else None,
         "cosine_regressors": any(map(is_cosine, regressors)),

@@ -25,7 +25,9 @@ from bids_fmmtc.signals.confounds import Confounds
 
 # Arguments of nilearn's load_confounds for each strategy; numbers that the recipe holds are added to them. They are
 # the presets of nilearn 0.14.1, spelled out so that another nilearn cannot change them under an equal digest.
-STRATEGIES: Mapping[str, Mapping[str, Any]] = {
+Argument = str | float | tuple[str, ...]
+"""Of nilearn's ``load_confounds``."""
+STRATEGIES: Mapping[str, Mapping[str, Argument]] = {
     "none": {"strategy": (), "demean": True},
     "simple": {"strategy": ("high_pass", "motion", "wm_csf"), "motion": "full", "wm_csf": "basic", "demean": True},
     "scrubbing": {
@@ -74,14 +76,20 @@ class Chosen:
     design: NDArray[np.float64] | None = None
 
 
-def confound_arguments(spec: Denoising) -> dict[str, Any]:
+def chosen_kinds(spec: Denoising) -> tuple[str, ...]:
+    """Return the kinds of confounds that a strategy's name stands for; empty where nilearn is not called."""
+    kinds = STRATEGIES[spec.strategy]["strategy"]
+    return kinds if isinstance(kinds, tuple) else ()
+
+
+def confound_arguments(spec: Denoising) -> dict[str, Argument]:
     """Return every argument nilearn's ``load_confounds`` is called with; an empty ``strategy`` means it is not."""
     arguments = dict(STRATEGIES[spec.strategy])
     if spec.strategy == "scrubbing":
         arguments["scrub"] = spec.least_segment
         arguments |= {"fd_threshold": spec.fd_threshold, "std_dvars_threshold": spec.std_dvars_threshold}
     if spec.global_signal is not None:
-        arguments["strategy"] = (*arguments["strategy"], "global_signal")
+        arguments["strategy"] = (*chosen_kinds(spec), "global_signal")
         arguments["global_signal"] = spec.global_signal
     return arguments
 
@@ -145,7 +153,7 @@ def _slow_drift(confounds: Confounds, spec: Denoising, names: tuple[str, ...]) -
     """
     if spec.high_pass is not None:
         return tuple(name for name in names if not is_cosine(name))
-    if "high_pass" in confound_arguments(spec)["strategy"] and not any(map(is_cosine, names)):
+    if "high_pass" in chosen_kinds(spec) and not any(map(is_cosine, names)):
         raise ConfoundsError(
             f"{confounds.path.name} has no cosine columns, so that {spec.strategy!r} would take out no slow drift.",
             "Set denoising.high_pass (0.008 Hz, say) in the recipe, or re-run fMRIPrep; it writes none for runs of "

@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bids_fmmtc.errors import ConfoundsError, DataError, ShortRecordingError
+from bids_fmmtc.plain import Cell, Cells
 from bids_fmmtc.quality import IMPORTED, Quality
 from bids_fmmtc.recipe import Denoising, Recipe
 from bids_fmmtc.signals.confounds import Confounds
@@ -30,7 +30,7 @@ IMPORTED_DENOISING = Denoising(require_confounds=False, drop_non_steady_state=Fa
 """Denoising in the recipe of imported series: nothing is done to them here, and nothing is asked of confounds. The
 default for images asks for them, so the two never have equal digests."""
 
-_NOTHING: Mapping[str, Any] = MappingProxyType({})
+_NOTHING: Mapping[str, Cell] = MappingProxyType({})
 
 
 # -------------------------------------------------------------------------------------------------------------- frames
@@ -125,7 +125,7 @@ class SeriesSource(Opened):
         *,
         quality: Quality | None = None,
         motion: Confounds | None = None,
-        more: Mapping[str, Any] = _NOTHING,
+        more: Mapping[str, Cell] = _NOTHING,
     ) -> None:
         self._key, self._values, self._repetition_time, self._xyz = key, values, float(repetition_time), xyz
         self.recipe, self.confounds = recipe, motion
@@ -191,7 +191,7 @@ class SeriesSource(Opened):
 
 
 def import_source(
-    recording: Recording, atlas: Atlas, recipe: Recipe, outliers: Path | None, told: Mapping[str, Any]
+    recording: Recording, atlas: Atlas, recipe: Recipe, outliers: Path | None, told: Mapping[str, float | None]
 ) -> SeriesSource:
     """Open a recording whose ``bold`` is a table of parcel series.
 
@@ -225,7 +225,7 @@ def import_source(
     motion, removed = None, outliers is None and bool(told.get("n_scrubbed"))
     if recording.confounds is not None:
         motion, removed = _motion(recording.confounds, len(values), int(told.get("n_skipped") or 0))
-    more = {
+    more: Cells = {
         "frames_removed": removed,
         "columns_matched": columns.matched,
         "columns_left_out": (*table.left_out, *columns.left_out),

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from bids_fmmtc.dataset.derivatives.describe import NOT_A_DEVICE, PAPER
 from bids_fmmtc.dataset.derivatives.records import Record, attempts_note, gather, mixed_versions
@@ -23,6 +22,7 @@ from bids_fmmtc.dataset.store import MISSING, read_record, read_table, remove, w
 from bids_fmmtc.dataset.tables import PARTICIPANTS, read_people
 from bids_fmmtc.errors import DataError, FmmtcError
 from bids_fmmtc.keys import Key
+from bids_fmmtc.plain import Cells, Columns, Json, Object, to_json
 from bids_fmmtc.quality import quality_in
 from bids_fmmtc.states import MEANINGS, RecordingState, State
 
@@ -31,33 +31,30 @@ QUALITY = "desc-fmmtc_qc"
 _SUFFIX = "_desc-fmmtc_prediction.tsv"
 # Only names that this module gives are ever removed from phenotype/.
 _OURS = re.compile(r"fmmtc(_ses-[A-Za-z0-9+]+)?(_task-[A-Za-z0-9+]+(_[a-z]+-[A-Za-z0-9+]+)*)?\.(tsv|json)")
-_MADE_FROM = "FeaturesSHA256"  # of a row, in no table
 _BIDS_ID = re.compile(r"sub-[A-Za-z0-9+]+")
-_LABELS: Mapping[str, Mapping[str, Any]] = {
+_LABELS: Columns = {
     "participant_id": {"Description": "Participant"},
     "session_id": {"Description": "Session"},
     "task": {"Description": "Label of the task"},
 }
-_KEY: Mapping[str, Mapping[str, Any]] = {
+_KEY: Columns = {
     "fmmtc_key": {"Description": "Entities that the pooled recordings share; the name of the prediction's file"}
 }
-_MODEL: Mapping[str, Mapping[str, Any]] = {
-    "fmmtc_model": {"Description": "First 12 characters of the digest of the model bundle"}
-}
-_STATE: Mapping[str, Mapping[str, Any]] = {
+_MODEL: Columns = {"fmmtc_model": {"Description": "First 12 characters of the digest of the model bundle"}}
+_STATE: Columns = {
     "fmmtc_state": {
         "Description": "What there is; the reason stands in fmmtc_qc",
         "Levels": {str(state): meaning for state, meaning in MEANINGS.items()},
     }
 }
 _VALUES = {k: v for k, v in PREDICTION_COLUMNS.items() if k not in ("participant_id", "session_id")}
-_ATTEMPT: Mapping[str, Mapping[str, Any]] = {
+_ATTEMPT: Columns = {
     "fmmtc_last_attempt": {
         "Description": "Why the last attempt at this prediction failed, where that of an earlier one stands"
     }
 }
-LONG_COLUMNS: Mapping[str, Mapping[str, Any]] = {**_LABELS, **_KEY, **_STATE, **_VALUES, **_MODEL, **_ATTEMPT}
-PHENOTYPE_COLUMNS: Mapping[str, Mapping[str, Any]] = {
+LONG_COLUMNS: Columns = {**_LABELS, **_KEY, **_STATE, **_VALUES, **_MODEL, **_ATTEMPT}
+PHENOTYPE_COLUMNS: Columns = {
     "participant_id": _LABELS["participant_id"],
     **_KEY,
     **_STATE,
@@ -65,12 +62,82 @@ PHENOTYPE_COLUMNS: Mapping[str, Mapping[str, Any]] = {
     **_MODEL,
     **_ATTEMPT,
 }
-QUALITY_TABLE: Mapping[str, Mapping[str, Any]] = {
+QUALITY_TABLE: Columns = {
     **_LABELS,
     "run": {"Description": "Label of the run"},
     "filename": {"Description": "Record of the recording, relative to the dataset"},
     **{k: v for k, v in SCANS_COLUMNS.items() if k != "filename"},
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A row of the long form: a session, or a participant of whom there is none.
+
+    Parameters
+    ----------
+    participant, session, task, key
+        As the columns hold them; only a participant where nothing is known.
+    state, qc
+        What there is, and flags or why there is nothing.
+    values
+        Cells of the prediction's own table; empty where it was not read.
+    model, last_attempt
+        As the columns hold them.
+    made_from
+        Checksums of the features that the prediction was made from; in no table.
+    """
+
+    participant: str
+    session: str | None
+    task: str | None
+    key: str | None
+    state: State
+    qc: str
+    values: Mapping[str, str | None] = field(default_factory=dict)
+    model: str | None = None
+    last_attempt: str | None = None
+    made_from: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, key: Key, state: State, qc: str) -> Line:
+        """Return the row of a key that has no values."""
+        return cls(key.participant, _session(key), key.task, key, state, qc)
+
+    @property
+    def predicted(self) -> bool:
+        """Whether there is a probability."""
+        return self.values.get("fmmtc_probability", MISSING) != MISSING
+
+    @property
+    def cells(self) -> Cells:
+        """By column."""
+        return {
+            **_labels(self.participant, self.session, self.task),
+            **self.values,
+            "fmmtc_key": self.key,
+            "fmmtc_state": self.state,
+            "fmmtc_qc": self.qc,
+            "fmmtc_model": self.model,
+            "fmmtc_last_attempt": self.last_attempt,
+        }
+
+
+def _session(key: Key) -> str | None:
+    return None if key.session is None else f"ses-{key.session}"
+
+
+def _labels(participant: str, session: str | None, task: str | None) -> Cells:
+    return {"participant_id": participant, "session_id": session, "task": task}
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A bundle that predicted: its title, whether it is the demo's, and how many predictions are its."""
+
+    title: str | None
+    demo: bool
+    predictions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +152,16 @@ class Summary:
         ``participants``, ``predicted`` and ``without_prediction`` (rows), ``missing`` (participants without any
         output), ``recordings`` and ``failed_recordings``.
     models
-        Digest of each bundle that predicted -> ``title``, ``demo``, ``predictions`` (number).
+        Digest of each bundle that predicted -> what is told of it.
     notes
         What the user should know, one line each.
     files
         What was written, relative to the dataset, sorted.
     """
 
-    rows: tuple[Mapping[str, Any], ...]
+    rows: tuple[Line, ...]
     counts: Mapping[str, int]
-    models: Mapping[str, Mapping[str, Any]]
+    models: Mapping[str, Model]
     notes: tuple[str, ...]
     files: tuple[str, ...]
 
@@ -129,30 +196,29 @@ def collate(layout_root: Path, roots: Sequence[Path], sources: Sequence[Path] = 
     """
     sources = tuple(dict.fromkeys(sources)) or (layout_root,)
     records = gather(sources)
-    models: dict[str, dict[str, Any]] = {}
-    rows: dict[str, dict[str, Any]] = {}
+    models: dict[str, Model] = {}
+    rows: dict[str, Line] = {}
     for source in sources:
         found = _predictions(source, models)
         _refuse_twice(set(rows) & set(found), sources)
         rows |= found
     rows |= _by_recordings(rows, records)
     expected, notes = _expected(roots)
-    present = {row["participant_id"] for row in rows.values()}
+    present = {row.participant for row in rows.values()}
     missing = {whom: reason for whom, reason in expected.items() if whom not in present}
-    none = {"session_id": None, "task": None, "fmmtc_key": None, "fmmtc_state": State.ABSENT}
-    rows |= {whom: {"participant_id": whom, **none, "fmmtc_qc": reason} for whom, reason in missing.items()}
+    rows |= {whom: Line(whom, None, None, None, State.ABSENT, reason) for whom, reason in missing.items()}
     ordered = [rows[key] for key in sorted(rows, key=natural)]
     files = _write_long(layout_root, ordered, models)
-    files += _write_phenotype(layout_root, [row for row in ordered if _BIDS_ID.fullmatch(row["participant_id"])])
+    files += _write_phenotype(layout_root, [row for row in ordered if _BIDS_ID.fullmatch(row.participant)])
     files += _write_quality(layout_root, records)
     if len(models) > 1:
-        each = ", ".join(f"{digest[:12]} ({facts['predictions']})" for digest, facts in sorted(models.items()))
+        each = ", ".join(f"{digest[:12]} ({model.predictions})" for digest, model in sorted(models.items()))
         notes.append(f"predictions of several models lie side by side: {each}; do not compare them with each other.")
     notes += (*mixed_versions(records), *told_padding(padded_otherwise(missing, present)), *attempts_note(records))
     odd = [whom for whom in missing if not _BIDS_ID.fullmatch(whom)]
     if odd:
         notes.append(f"{some(odd)} cannot be BIDS labels; they stand in {PREDICTIONS}.tsv only.")
-    predicted = sum(row.get("fmmtc_probability", MISSING) != MISSING for row in ordered)
+    predicted = sum(row.predicted for row in ordered)
     counts = {
         "participants": len(present | set(missing)),
         "predicted": predicted,
@@ -175,21 +241,9 @@ def _refuse_twice(clash: set[str], sources: Sequence[Path]) -> None:
         )
 
 
-def _row(key: Key, state: str, qc: str) -> dict[str, Any]:
-    """Return the row of a key that has no values."""
-    return {
-        "participant_id": key.participant,
-        "session_id": None if key.session is None else f"ses-{key.session}",
-        "task": key.task,
-        "fmmtc_key": key,
-        "fmmtc_state": state,
-        "fmmtc_qc": qc,
-    }
-
-
-def _predictions(root: Path, models: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _predictions(root: Path, models: dict[str, Model]) -> dict[str, Line]:
     """Read every session's prediction, and count those of each model."""
-    rows: dict[str, dict[str, Any]] = {}
+    rows: dict[str, Line] = {}
     for label in list_participants([root]):
         for folder, names in func_files(root, label).items():
             for name in sorted(names):
@@ -199,7 +253,7 @@ def _predictions(root: Path, models: dict[str, dict[str, Any]]) -> dict[str, dic
     return rows
 
 
-def _prediction(key: Key, path: Path, participant: str, models: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _prediction(key: Key, path: Path, participant: str, models: dict[str, Model]) -> Line:
     facts = read_record(path.with_suffix(".json")) or {}
     try:
         found = read_table(path)
@@ -207,31 +261,33 @@ def _prediction(key: Key, path: Path, participant: str, models: dict[str, dict[s
         found = []
     if len(found) != 1 or found[0].get("participant_id") != participant or "fmmtc_probability" not in found[0]:
         problem = f"data: {path.name} cannot be read or is not {participant}'s. Run this participant again."
-        return _row(key, State.NO_PREDICTION, problem)
+        return Line.of(key, State.NO_PREDICTION, problem)
     qc = found[0].get("fmmtc_qc") or MISSING
     predicted = found[0]["fmmtc_probability"] != MISSING
     state = State.of(found=True, predicted=predicted, judged=True, failed=False)
-    row = _row(key, state, qc) | {name: found[0].get(name) for name in _VALUES}
-    row["fmmtc_last_attempt"] = attempt_reason(facts) or None
-    made_from = facts.get("FeaturesSHA256")
-    row[_MADE_FROM] = tuple(made_from.values()) if isinstance(made_from, dict) else ()
-    digest = facts.get("BundleDigest")
-    if row["fmmtc_probability"] == MISSING or not isinstance(digest, str):
+    made_from, digest = facts.get("FeaturesSHA256"), facts.get("BundleDigest")
+    row = replace(
+        Line.of(key, state, qc),
+        values={name: found[0].get(name) for name in _VALUES},
+        last_attempt=attempt_reason(facts) or None,
+        made_from=tuple(map(str, made_from.values())) if isinstance(made_from, dict) else (),
+    )
+    if not predicted or not isinstance(digest, str):
         return row
-    demo = facts.get("DemoModel") is True
+    demo, title = facts.get("DemoModel") is True, facts.get("ModelName")
     if demo and "demo_model" not in qc.split(","):
-        row["fmmtc_qc"] = _flagged(qc, "demo_model")
-    model = models.setdefault(digest, {"title": facts.get("ModelName"), "demo": demo, "predictions": 0})
-    model["predictions"] += 1
-    return row | {"fmmtc_model": digest[:12]}
+        row = replace(row, qc=_flagged(qc, "demo_model"))
+    model = models.get(digest, Model(title if isinstance(title, str) else None, demo))
+    models[digest] = replace(model, predictions=model.predictions + 1)
+    return replace(row, model=digest[:12])
 
 
-def _by_recordings(rows: Mapping[str, Any], records: Sequence[Record]) -> dict[str, dict[str, Any]]:
+def _by_recordings(rows: Mapping[str, Line], records: Sequence[Record]) -> dict[str, Line]:
     """Return rows of sessions without a prediction (features only, or failed), and of predictions that are stale."""
     sessions: dict[Key, list[Record]] = {}
     for record in records:
         sessions.setdefault(record.key.of_session, []).append(record)
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Line] = {}
     for key, runs in sessions.items():
         problems = [_reason(run) for run in runs if run.problem]
         failed = len(problems) == len(runs)
@@ -239,21 +295,21 @@ def _by_recordings(rows: Mapping[str, Any], records: Sequence[Record]) -> dict[s
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
             state = State.of(found=True, predicted=False, judged=False, failed=failed)
             why = f"{problems[0]}{more}" if failed else f"{state}: no model was given"
-            found[key] = _row(key, state, why)
-        elif failed and rows[key]["fmmtc_state"] == State.NO_PREDICTION:
-            found[key] = rows[key] | {"fmmtc_state": State.FAILED}
-        elif rows[key].get("fmmtc_probability", MISSING) != MISSING:
+            found[key] = Line.of(key, state, why)
+        elif failed and rows[key].state is State.NO_PREDICTION:
+            found[key] = replace(rows[key], state=State.FAILED)
+        elif rows[key].predicted:
             # Predicted once; a later call without a model could not make the features again, or made others.
             flag = "features_failed_since" if failed else "features_changed_since" if _others(rows[key], runs) else ""
             if flag:
-                found[key] = rows[key] | {"fmmtc_qc": _flagged(rows[key]["fmmtc_qc"], flag)}
+                found[key] = replace(rows[key], qc=_flagged(rows[key].qc, flag))
     return found
 
 
-def _others(row: Mapping[str, Any], runs: Sequence[Record]) -> bool:
+def _others(row: Line, runs: Sequence[Record]) -> bool:
     """Tell whether features that a prediction was made from have been replaced since."""
     now = {run.content.get("FeaturesSHA256") for run in runs}
-    return not set(row.get(_MADE_FROM, ())) <= now
+    return not set(row.made_from) <= now
 
 
 def _flagged(qc: str, flag: str) -> str:
@@ -285,38 +341,40 @@ def _expected(roots: Sequence[Path]) -> tuple[dict[str, str], list[str]]:
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
-def _write(root: Path, stem: str, description: Mapping[str, Any], columns: Mapping[str, Any], rows: Any) -> list[str]:
+def _write(
+    root: Path, stem: str, description: Mapping[str, Json], columns: Columns, rows: Iterable[Cells]
+) -> list[str]:
     """Write a table and its JSON; return both paths, relative to the dataset."""
     write_table(root / f"{stem}.tsv", list(columns), rows)
     write_json(root / f"{stem}.json", {**description, **{name: dict(text) for name, text in columns.items()}})
     return [f"{stem}.tsv", f"{stem}.json"]
 
 
-def _write_long(root: Path, rows: Sequence[Mapping[str, Any]], models: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    about = {
+def _write_long(root: Path, rows: Sequence[Line], models: Mapping[str, Model]) -> list[str]:
+    about: Object = {
         "Description": f"Predictions of treatment response ({PAPER}), a row for every participant, session and task; "
         "n/a with the reason where there is none.",
         "IntendedUse": NOT_A_DEVICE,
-        "Models": [{"BundleDigest": digest, **facts} for digest, facts in sorted(models.items())],
+        "Models": [{"BundleDigest": digest, **to_json(model)} for digest, model in sorted(models.items())],
     }
-    return _write(root, PREDICTIONS, about, LONG_COLUMNS, rows)
+    return _write(root, PREDICTIONS, about, LONG_COLUMNS, [row.cells for row in rows])
 
 
-def _write_phenotype(root: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _write_phenotype(root: Path, rows: Sequence[Line]) -> list[str]:
     """Write one row a participant, a file for each session; remove files of an earlier division."""
-    whole = {row["participant_id"]: row for row in rows if row["task"] is None and row["session_id"] is None}
-    sessions: dict[str | None, list[Mapping[str, Any]]] = {}
+    whole = {row.participant: row for row in rows if row.task is None and row.session is None}
+    sessions: dict[str | None, list[Line]] = {}
     for row in rows:
-        if row is not whole.get(row["participant_id"]):
-            sessions.setdefault(row["session_id"], []).append(row)
-    known = {row["participant_id"] for row in rows}
+        if row is not whole.get(row.participant):
+            sessions.setdefault(row.session, []).append(row)
+    known = {row.participant for row in rows}
     files: list[str] = []
     for session, own in (sessions or {None: []}).items():
         stem = "phenotype/fmmtc" + ("" if session is None else f"_{session}")
         # Beside sessions, the file of scans without one is about those who have such scans.
         everybody = known if session is not None or set(sessions) <= {None} else set()
         for name, variant in _variants(own).items():
-            by_person = {row["participant_id"]: row for row in variant}
+            by_person = {row.participant: row.cells for row in variant}
             absent = {whom: _absent(whom, session, name, whole) for whom in everybody - set(by_person)}
             listed = sorted({**absent, **by_person}.items(), key=lambda item: natural(item[0]))
             files += _write(root, stem + name, _instrument(session), PHENOTYPE_COLUMNS, [row for _, row in listed])
@@ -326,27 +384,27 @@ def _write_phenotype(root: Path, rows: Sequence[Mapping[str, Any]]) -> list[str]
     return files
 
 
-def _variants(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Mapping[str, Any]]]:
+def _variants(rows: Sequence[Line]) -> dict[str, list[Line]]:
     """Return the rows of a session as one file, or by task and acquisition where somebody has several."""
-    people = [row["participant_id"] for row in rows]
+    people = [row.participant for row in rows]
     if len(set(people)) == len(people):
         return {"": list(rows)}
-    found: dict[str, list[Mapping[str, Any]]] = {}
+    found: dict[str, list[Line]] = {}
     for row in rows:
-        parts = Key(row["fmmtc_key"]).without("sub", "ses").parts
+        parts = Key(row.key or "").without("sub", "ses").parts
         found.setdefault("".join(f"_{part}" for part in parts), []).append(row)
     return found
 
 
-def _absent(whom: str, session: str | None, variant: str, whole: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _absent(whom: str, session: str | None, variant: str, whole: Mapping[str, Line]) -> Cells:
     """Return the row of somebody who has nothing in this file."""
     if whom in whole:
-        return {"participant_id": whom, **{name: whole[whom][name] for name in ("fmmtc_state", "fmmtc_qc")}}
+        return {"participant_id": whom, "fmmtc_state": whole[whom].state, "fmmtc_qc": whole[whom].qc}
     what = " ".join(part for part in (session or "", *Key(variant).parts) if part)
     return {"participant_id": whom, "fmmtc_state": State.ABSENT, "fmmtc_qc": f"missing: no recording of {what} here"}
 
 
-def _instrument(session: str | None) -> dict[str, Any]:
+def _instrument(session: str | None) -> Object:
     when = "" if session is None else f" from recordings of {session}"
     about = f"Prediction of treatment response{when} ({PAPER}). {NOT_A_DEVICE}"
     return {
@@ -360,8 +418,8 @@ def _write_quality(root: Path, records: Sequence[Record]) -> list[str]:
     keys = [(record.key, record.path.name) for record in records]
     _refuse_twice({key for key, _ in keys if keys.count((key, _)) > 1}, sorted({record.root for record in records}))
     for record in records:
-        row: dict[str, Any] = {
-            **_row(record.key, "", ""),
+        row: Cells = {
+            **_labels(record.key.participant, _session(record.key), record.task),
             "run": record.key.run,
             "filename": record.path.relative_to(record.root).as_posix(),
             "fmmtc_status": record.state,

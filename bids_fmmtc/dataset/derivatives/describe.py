@@ -6,8 +6,8 @@ import gzip
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -15,6 +15,7 @@ import numpy as np
 from bids_fmmtc import __version__
 from bids_fmmtc.dataset.store import Layout, read_record, sweep, write_bytes, write_json, write_table, write_text
 from bids_fmmtc.errors import OutputError, RecipeError, UsageError
+from bids_fmmtc.plain import Cells, Json, Object
 from bids_fmmtc.recipe import Recipe, differences
 from bids_fmmtc.types import Atlas
 
@@ -22,6 +23,7 @@ BIDS_VERSION = "1.11.0"
 PAPER = "Fan et al., FMM_TC, MICCAI 2025, arXiv:2503.00210"
 NOT_A_DEVICE = "Research software, not a medical device: predictions must not guide the care of an individual patient."
 NAME = "bids_fmmtc"
+DESCRIPTION = "dataset_description.json"
 IMPORTED_KEY = "ImportedSeries"
 """In this program's entry under ``GeneratedBy``: true where parcel series were imported, not extracted."""
 LEFT_OUT_KEY = "EncodersLeftOut"
@@ -83,16 +85,16 @@ def prepare_dataset(
     """
     check_output(layout.root, recipe, inputs, imported=imported)
     sweep(layout.root, below=False)
-    more: dict[str, Any] = {IMPORTED_KEY: True} if imported else {}
+    more: Object = {IMPORTED_KEY: True} if imported else {}
     more |= {LEFT_OUT_KEY: list(left_out)} if left_out else {}
     more |= {"ModelDigest": model} if model else {}
     description = _description(recipe, inputs, layout.root, more)
-    write_json(layout.root / "dataset_description.json", description)
+    write_json(layout.root / DESCRIPTION, description)
     write_text(layout.root / ".bidsignore", "\n".join(IGNORED) + "\n")
     write_text(layout.root / "README.md", _README)
     rows = [{"desc_id": "desc-fmmtc", "description": f"Prediction of treatment response by {NAME} ({PAPER})."}]
     write_table(layout.root / "descriptions.tsv", ("desc_id", "description"), rows)
-    described = {
+    described: Object = {
         "Description": "What the desc- labels of this dataset stand for.",
         "desc_id": {"Description": "Label"},
         "description": {"Description": "What it stands for"},
@@ -118,11 +120,11 @@ def prepare_group(root: Path, recipe: Recipe, features: Mapping[str, Path]) -> N
     OutputError
         The folder holds somebody else's dataset, or cannot be written.
     """
-    if own_entry(read_record(root / "dataset_description.json") or {}) is None:
+    if own_entry(root) is None:
         inputs = {name: folder for name, folder in features.items() if folder != root}
         check_output(root, recipe, inputs)
         description = _description(recipe, inputs, root, {})
-        write_json(root / "dataset_description.json", description)
+        write_json(root / DESCRIPTION, description)
     # Of older versions, too: they knew no group tables.
     write_text(root / ".bidsignore", "\n".join(IGNORED) + "\n")
     write_text(root / "README.md", _README)
@@ -142,7 +144,7 @@ def write_citations(root: Path, encoders: Sequence[str]) -> None:
 
 def input_folders(root: Path) -> tuple[Path, ...]:
     """Return the datasets that an output dataset of ours was made from, as far as they are still there."""
-    links = (read_record(root / "dataset_description.json") or {}).get("DatasetLinks")
+    links = (read_record(root / DESCRIPTION) or {}).get("DatasetLinks")
     found = links.values() if isinstance(links, dict) else ()
     paths = [root / _path(each) for each in found if isinstance(each, str)]
     return tuple(path.resolve() for path in paths if path.is_dir())
@@ -150,14 +152,12 @@ def input_folders(root: Path) -> tuple[Path, ...]:
 
 def is_demo(root: Path) -> bool:
     """Tell whether an output dataset was made from the demo's synthetic cohort."""
-    generated = (read_record(root / "dataset_description.json") or {}).get("GeneratedBy")
+    generated = (read_record(root / DESCRIPTION) or {}).get("GeneratedBy")
     entries = generated if isinstance(generated, list) else []
     return any(isinstance(entry, dict) and entry.get("Name") == f"{NAME}-demo" for entry in entries)
 
 
-def check_output(
-    root: Path, recipe: Recipe, inputs: Mapping[str, Path], *, imported: bool | None = None
-) -> Mapping[str, Any]:
+def check_output(root: Path, recipe: Recipe, inputs: Mapping[str, Path], *, imported: bool | None = None) -> Own | None:
     """Refuse an output folder that is or lies in an input, is foreign, or holds another recipe's results.
 
     Parameters
@@ -167,11 +167,11 @@ def check_output(
 
     Returns
     -------
-    Mapping
-        What the folder's description says of this program's earlier runs; empty for a new folder.
+    Own
+        What the folder's description says of this program's earlier runs; None for a new folder.
     """
     refuse_inside(root, inputs.values(), "output folder")
-    path = root / "dataset_description.json"
+    path = root / DESCRIPTION
     # Looked for before the description, which is written before them: another job of an array may be writing now.
     occupied = _occupied(root)
     if not path.exists():
@@ -180,13 +180,12 @@ def check_output(
                 f"{root} holds {', '.join(occupied)}, which {NAME} did not make and would overwrite.",
                 "Give an output folder of its own.",
             )
-        return {}
-    found = read_record(path)
-    ours = own_entry(found or {})
+        return None
+    ours = own_entry(root)
     if ours is None:
         raise OutputError(f"{root} holds a dataset that {NAME} did not make.", "Give another output folder.")
-    _refuse_other_input(root, found or {}, inputs)
-    there = Recipe.from_json(ours.get("Recipe"), str(path))
+    _refuse_other_input(root, read_record(path) or {}, inputs)
+    there = Recipe.from_json(ours.recipe, str(path))
     if there.digest != recipe.digest and not recipe.completes(there):
         more = [m.name for m in there.modalities if m not in recipe.modalities]
         weights = (
@@ -196,9 +195,8 @@ def check_output(
             f"{root} holds results of another recipe: {'; '.join(differences(there, recipe))}.",
             f"Give another output folder, or the recipe that is used there.{weights}",
         )
-    before = bool(ours.get(IMPORTED_KEY))
-    if imported is not None and before != imported:
-        old, new = ("imported series", "images") if before else ("images", "imported series")
+    if imported is not None and ours.imported != imported:
+        old, new = ("imported series", "images") if ours.imported else ("images", "imported series")
         raise OutputError(
             f"{root} holds features of {old}, now {new} are given: the two must not be mixed.",
             "Give another output folder.",
@@ -211,7 +209,7 @@ def _occupied(root: Path) -> list[str]:
     return [name for name in ("README.md", ".bidsignore", "descriptions.tsv") if (root / name).exists()]
 
 
-def _refuse_other_input(root: Path, description: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:
+def _refuse_other_input(root: Path, description: Mapping[str, object], inputs: Mapping[str, Path]) -> None:
     """Refuse another dataset under a name already in use; one that has only moved is let through."""
     links = description.get("DatasetLinks")
     for name, folder in inputs.items():
@@ -247,11 +245,43 @@ def refuse_inside(folder: Path, inputs: Iterable[Path], what: str) -> None:
             raise UsageError(f"the {what} {folder} lies in the input dataset {root}.", "Give another folder.")
 
 
-def own_entry(description: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    """Return this program's entry, the first under GeneratedBy; None when somebody else made the dataset."""
+@dataclass(frozen=True, slots=True)
+class Own:
+    """What a description says of our own run, under GeneratedBy; None or empty where it is not told.
+
+    ``recipe`` is as it is stored; ``imported`` tells whether parcel series were imported, ``left_out`` which encoders
+    have no features for want of weights, ``model`` is the digest of the bundle that predicted.
+    """
+
+    recipe: object
+    digest: str
+    version: str | None
+    model: str | None
+    imported: bool
+    left_out: tuple[str, ...]
+
+
+def own_entry(root: Path) -> Own | None:
+    """Return this program's entry in a dataset's description; None when somebody else made the dataset, or nobody."""
+    return own_in(read_record(root / DESCRIPTION) or {})
+
+
+def own_in(description: Mapping[str, object]) -> Own | None:
+    """Return this program's entry in a description: the first, as others are of the datasets this one was made from."""
     generated = description.get("GeneratedBy")
     first = generated[0] if isinstance(generated, list) and generated else None
-    return first if isinstance(first, dict) and first.get("Name") == NAME else None
+    if not isinstance(first, dict) or first.get("Name") != NAME:
+        return None
+    words = {key: str(first[key]) if key in first else None for key in ("ConfigurationHash", "Version", "ModelDigest")}
+    without = first.get(LEFT_OUT_KEY)
+    return Own(
+        recipe=first.get("Recipe"),
+        digest=words["ConfigurationHash"] or "",
+        version=words["Version"],
+        model=words["ModelDigest"],
+        imported=bool(first.get(IMPORTED_KEY)),
+        left_out=tuple(map(str, without)) if isinstance(without, list) else (),
+    )
 
 
 def link(folder: Path, root: Path) -> str:
@@ -262,11 +292,11 @@ def link(folder: Path, root: Path) -> str:
     return folder.as_uri()
 
 
-def _description(recipe: Recipe, inputs: Mapping[str, Path], root: Path, more: Mapping[str, Any]) -> dict[str, Any]:
-    first = read_record(next(iter(inputs.values())) / "dataset_description.json") or {}
+def _description(recipe: Recipe, inputs: Mapping[str, Path], root: Path, more: Mapping[str, Json]) -> Object:
+    first = read_record(next(iter(inputs.values())) / DESCRIPTION) or {}
     upstream = first.get("GeneratedBy") or first.get("PipelineDescription") or []
     authors = first.get("Authors")
-    description: dict[str, Any] = {
+    description: Object = {
         "Name": f"{NAME} - parcel series, connectivity and predictions of treatment response",
         "BIDSVersion": BIDS_VERSION,
         "DatasetType": "derivative",
@@ -313,7 +343,7 @@ def has_image(atlas: Atlas) -> bool:
 def _write_atlas(root: Path, atlas: Atlas) -> None:
     """Write labels, table and description of the atlas under its space, labels renumbered 1..R as in the table."""
     name, space = atlas.name, atlas.space
-    facts: dict[str, Any] = {
+    facts: Object = {
         "Description": f"Parcellation {name} with the labels this dataset uses; row order is column order.",
         "SpatialReference": space,
     }
@@ -347,7 +377,7 @@ def _write_labels(path: Path, atlas: Atlas) -> None:
     write_bytes(path, gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
 
 
-def _parcel(atlas: Atlas, i: int) -> dict[str, Any]:
+def _parcel(atlas: Atlas, i: int) -> Cells:
     """Return row i of the atlas table."""
     x, y, z = (float(v) for v in atlas.xyz[i])
     network = atlas.networks[i] if atlas.networks else None

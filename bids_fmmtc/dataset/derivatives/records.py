@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bids_fmmtc.dataset.derivatives.describe import IMPORTED_KEY, NAME
+from bids_fmmtc.dataset.derivatives.describe import DESCRIPTION, NAME, Own, own_entry
 from bids_fmmtc.dataset.derivatives.standing import attempt_reason, stale_reason
 from bids_fmmtc.dataset.folders import func_files, list_participants
 from bids_fmmtc.dataset.naming import natural, some
@@ -19,8 +19,6 @@ from bids_fmmtc.states import RecordingState
 
 PREPARED_BY = "FMRIPrepVersion"
 """Key of a record: the version of fMRIPrep that made the image."""
-
-_DESCRIPTION = "dataset_description.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +165,7 @@ def common_recipe(roots: Sequence[Path]) -> tuple[dict[Path, Recipe], tuple[str,
         Another difference; the fields are named.
     """
     entries = {root: _own_entry(root) for root in roots}
-    recipes = {root: Recipe.from_json(entry.get("Recipe"), str(root / _DESCRIPTION)) for root, entry in entries.items()}
+    recipes = {root: Recipe.from_json(entry.recipe, str(root / DESCRIPTION)) for root, entry in entries.items()}
     notes = []
     for root in roots[1:]:
         found = differences(recipes[roots[0]], recipes[root])
@@ -180,17 +178,16 @@ def common_recipe(roots: Sequence[Path]) -> tuple[dict[Path, Recipe], tuple[str,
             )
         if found:
             notes.append(f"{root} (here) and {roots[0]} (there) differ in the recipe's space: {'; '.join(found)}.")
-        if bool(entries[root].get(IMPORTED_KEY)) != bool(entries[roots[0]].get(IMPORTED_KEY)):
+        if entries[root].imported != entries[roots[0]].imported:
             notes.append(f"of {roots[0]} and {root}, one was imported as series and one extracted from images.")
     return recipes, tuple(notes)
 
 
-def _own_entry(root: Path) -> Mapping[str, Any]:
+def _own_entry(root: Path) -> Own:
     """Return what a dataset's description says of this program's run."""
     if not root.is_dir():
         raise MissingInputError(f"features folder {root} does not exist.", "Check the path, or run participant first.")
-    made_by = (read_record(root / _DESCRIPTION) or {}).get("GeneratedBy")
-    first = made_by[0] if isinstance(made_by, list) and made_by else None
-    if not isinstance(first, dict) or first.get("Name") != NAME:
-        raise InputError(f"{root} holds no features: its {_DESCRIPTION} does not name {NAME}.", f"Run {NAME} first.")
-    return first
+    found = own_entry(root)
+    if found is None:
+        raise InputError(f"{root} holds no features: its {DESCRIPTION} does not name {NAME}.", f"Run {NAME} first.")
+    return found

@@ -10,6 +10,7 @@ from bids_fmmtc.dataset.derivatives.sidecars import SCANS_COLUMNS, failed_record
 from bids_fmmtc.dataset.derivatives.standing import Standing, attempt_reason, find_standing, stale_reason
 from bids_fmmtc.dataset.store import Layout, read_record, read_table, remove, write_json, write_table
 from bids_fmmtc.keys import Key
+from bids_fmmtc.plain import Cell, Cells
 from bids_fmmtc.quality import COLUMNS, Quality, quality_in
 from bids_fmmtc.rows import Row
 from bids_fmmtc.settings import Task
@@ -43,7 +44,7 @@ def write_scans(task: Task, rows: Sequence[Row], layout: Layout) -> Written:
     by_key: dict[str, Recording] = {r.key: r for r in task.recordings}
     # Keys that have no recording and fail now, too: their records are of this run.
     current = {row.key for row in rows} - set(by_key)
-    tables: dict[Path, dict[str, dict[str, Any]]] = {}
+    tables: dict[Path, dict[str, Cells]] = {}
     states: dict[str, RecordingState] = {}
     for row in rows:
         key = row.key
@@ -73,7 +74,7 @@ def _note(
     record: Path,
     layout: Layout,
     subject: str,
-    tables: dict[Path, dict[str, dict[str, Any]]],
+    tables: dict[Path, dict[str, Cells]],
 ) -> None:
     """Write that an attempt failed: into the records of what stands, or into one of its own where nothing does."""
     if not standing:
@@ -88,7 +89,7 @@ def _note(
     _forget_others(key, standing[0].record if standing else record, layout, of_failures_only=True)
 
 
-def standing_row(content: Mapping[str, Any]) -> dict[str, Any]:
+def standing_row(content: Mapping[str, Any]) -> Cells:
     """Return the row of a recording by its record alone: state, reasons, quality."""
     row = {"fmmtc_status": content.get("Status"), **shown(quality_in(content))}
     row["fmmtc_last_attempt"] = attempt_reason(content) or None
@@ -97,24 +98,24 @@ def standing_row(content: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
-def shown(quality: Quality | None) -> dict[str, Any]:
+def shown(quality: Quality | None) -> Cells:
     """Return the cells of a recording's quality and flags; empty ones where it is not known."""
     numbers = {f"fmmtc_{name}": None if quality is None else quality.value(name) for name in COLUMNS}
     return {"fmmtc_flags": None if quality is None else quality.flags, **numbers}
 
 
 def _add(
-    tables: dict[Path, dict[str, dict[str, Any]]], record: Path, layout: Layout, subject: str, row: Mapping[str, Any]
+    tables: dict[Path, dict[str, Cells]], record: Path, layout: Layout, subject: str, row: Mapping[str, Cell]
 ) -> None:
     session = Key(record.name).session
     name = record.relative_to(layout.folder(subject, session)).as_posix()
     tables.setdefault(layout.scans(subject, session, ".tsv"), {})[name] = {"filename": name, **row}
 
 
-def _write_table(table: Path, new: Mapping[str, Mapping[str, Any]]) -> tuple[Path, ...]:
+def _write_table(table: Path, new: Mapping[str, Cells]) -> tuple[Path, ...]:
     """Write the rows of this call and those of earlier ones whose record is still there; return what was written."""
     old = read_table(table) if table.is_file() else []
-    kept: dict[str, Mapping[str, Any]] = {r["filename"]: r for r in old if (table.parent / r["filename"]).is_file()}
+    kept: dict[str, Mapping[str, Cell]] = {r["filename"]: r for r in old if (table.parent / r["filename"]).is_file()}
     rows = {**kept, **new}
     if not rows:
         remove(table)

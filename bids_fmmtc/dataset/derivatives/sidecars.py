@@ -6,19 +6,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from bids_fmmtc import __version__, quality
 from bids_fmmtc.dataset.derivatives.describe import NOT_A_DEVICE, PAPER, atlas_image, atlas_table, has_image
-from bids_fmmtc.plain import to_json
+from bids_fmmtc.plain import Cells, Columns, Json, Object, to_json
 from bids_fmmtc.quality import Quality, over_runs
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.states import RECORDING_MEANINGS
 from bids_fmmtc.types import Atlas, Prediction, Recording
 
-_NONE: Mapping[str, Any] = MappingProxyType({})
+_NONE: Mapping[str, Json] = MappingProxyType({})
 UNDECIDED = "undecided"
-SCANS_COLUMNS: Mapping[str, Mapping[str, Any]] = {
+SCANS_COLUMNS: Columns = {
     "filename": {"Description": "Record of the recording, relative to this file"},
     "fmmtc_status": {
         "Description": "Outcome",
@@ -31,7 +30,7 @@ SCANS_COLUMNS: Mapping[str, Mapping[str, Any]] = {
     "fmmtc_flags": {"Description": "Reasons for care, comma-separated"},
     **{f"fmmtc_{name}": text for name, text in quality.COLUMNS.items()},
 }
-FRAME_COLUMNS: Mapping[str, Mapping[str, Any]] = {
+FRAME_COLUMNS: Columns = {
     "onset": {"Description": "Start of the frame", "Units": "s"},
     "framewise_displacement": {"Description": "Framewise displacement (Power et al. 2012)", "Units": "mm"},
     "std_dvars": {"Description": "Standardised DVARS as fMRIPrep reports it"},
@@ -45,7 +44,7 @@ FRAME_COLUMNS: Mapping[str, Mapping[str, Any]] = {
         },
     },
 }
-PREDICTION_COLUMNS: Mapping[str, Mapping[str, Any]] = {
+PREDICTION_COLUMNS: Columns = {
     "participant_id": {"Description": "Participant"},
     "session_id": {"Description": "Session"},
     "fmmtc_probability": {"Description": "Calibrated probability of being a responder"},
@@ -106,7 +105,7 @@ class Context:
         return self.quality.imported
 
     @property
-    def common(self) -> dict[str, Any]:
+    def common(self) -> Object:
         """Return the keys every sidecar starts with."""
         own = atlas_image(self.atlas) if has_image(self.atlas) else atlas_table(self.atlas)
         others = [self.links.uri(path) for path in self.others]
@@ -117,9 +116,7 @@ class Context:
         }
 
 
-def timeseries_sidecar(
-    about: Context, regressors: Sequence[str], parameters: Mapping[str, Any] = _NONE
-) -> dict[str, Any]:
+def timeseries_sidecar(about: Context, regressors: Sequence[str], parameters: Mapping[str, Json] = _NONE) -> Object:
     """Describe the parcel series.
 
     Parameters
@@ -158,7 +155,7 @@ def timeseries_sidecar(
     }
 
 
-def _imported_sidecar(about: Context) -> dict[str, Any]:
+def _imported_sidecar(about: Context) -> Object:
     """Describe parcel series that were imported; what was done to them before is not known here."""
     q = about.quality
     return {
@@ -197,7 +194,7 @@ PLACEMENTS = {
 }
 
 
-def coverage_sidecar(about: Context) -> dict[str, Any]:
+def coverage_sidecar(about: Context) -> Object:
     """Describe parcel coverage."""
     text = (
         "Share of each parcel's voxels, on the grid of the recording, that lie inside the brain mask and hold signal; "
@@ -212,7 +209,7 @@ def coverage_sidecar(about: Context) -> dict[str, Any]:
     }
 
 
-def frames_sidecar(about: Context) -> dict[str, Any]:
+def frames_sidecar(about: Context) -> Object:
     """Describe the table of frames."""
     return {
         "Description": "Every frame of the recording, dropped and censored ones too.",
@@ -221,7 +218,7 @@ def frames_sidecar(about: Context) -> dict[str, Any]:
     }
 
 
-def carpet_sidecar(about: Context, parcels: Sequence[int], span: float) -> dict[str, Any]:
+def carpet_sidecar(about: Context, parcels: Sequence[int], span: float) -> Object:
     """Describe the carpet picture.
 
     Parameters
@@ -240,7 +237,7 @@ def carpet_sidecar(about: Context, parcels: Sequence[int], span: float) -> dict[
     }
 
 
-def relmat_sidecar(about: Context, facts: Mapping[str, Any]) -> dict[str, Any]:
+def relmat_sidecar(about: Context, facts: Mapping[str, Json]) -> Object:
     """Describe the connectivity matrix over all frames left; ``facts`` of the measure rule over what stands here."""
     return {
         "Description": "Connectivity between parcels over all frames that dropping and censoring leave; lost parcels "
@@ -264,7 +261,7 @@ def features_record(
     shapes: Mapping[str, Sequence[int]],
     sha256: str,
     window_onsets: Iterable[Sequence[float]] = (),
-) -> dict[str, Any]:
+) -> Object:
     """Describe the features; with `failed_record` the one file every recording has.
 
     Parameters
@@ -300,7 +297,7 @@ _INDICES = (
 )
 
 
-def failed_record(key: str, kind: str, reason: str) -> dict[str, Any]:
+def failed_record(key: str, kind: str, reason: str) -> Object:
     """Describe a recording that failed."""
     return {
         "Description": "State of a recording that has no features.",
@@ -313,10 +310,10 @@ def failed_record(key: str, kind: str, reason: str) -> dict[str, Any]:
 
 
 def prediction_sidecar(
-    prediction: Prediction | None, model: Mapping[str, Any], sources: Mapping[str, str | None], reason: str
-) -> dict[str, Any]:
+    prediction: Prediction | None, model: Mapping[str, Json], sources: Mapping[str, str | None], reason: str
+) -> Object:
     """Describe a prediction, or its absence; ``sources`` are URIs of features and their checksums."""
-    data: dict[str, Any] = {
+    data: Object = {
         "Description": f"Prediction of treatment response ({PAPER}).",
         "IntendedUse": NOT_A_DEVICE,
         **model,
@@ -338,9 +335,9 @@ def prediction_sidecar(
 
 def prediction_row(
     subject: str, session: str | None, prediction: Prediction | None, qualities: Sequence[Quality], qc: str
-) -> dict[str, Any]:
+) -> Cells:
     """Return the one row of a prediction table; a failed session has one too."""
-    row: dict[str, Any] = {"participant_id": f"sub-{subject}", "fmmtc_qc": qc}
+    row: Cells = {"participant_id": f"sub-{subject}", "fmmtc_qc": qc}
     if session is not None:
         row["session_id"] = f"ses-{session}"
     if qualities:

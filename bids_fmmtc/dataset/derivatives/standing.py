@@ -17,6 +17,7 @@ from bids_fmmtc import __version__
 from bids_fmmtc.dataset.find.fingerprint import changed, known_marks
 from bids_fmmtc.dataset.store import Layout, read_record
 from bids_fmmtc.keys import Key
+from bids_fmmtc.plain import Json, Object
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.states import RecordingState
 from bids_fmmtc.types import Failure, Recording
@@ -49,7 +50,7 @@ class Standing:
         """``ok`` or ``stale``."""
         return RecordingState.STALE if self.changed else RecordingState.OK
 
-    def noted(self, failure: Failure) -> dict[str, Any]:
+    def noted(self, failure: Failure) -> Object:
         """Return the record with a failed attempt noted in it."""
         plain = settled(self.content) | {"Status": self.state}
         return plain | ({CHANGED: list(self.changed)} if self.changed else {}) | {ATTEMPT: attempt(failure)}
@@ -61,7 +62,7 @@ def attempt(failure: Failure) -> dict[str, str]:
     return about | {"SoftwareVersion": __version__}
 
 
-def attempt_reason(content: Mapping[str, Any]) -> str:
+def attempt_reason(content: Mapping[str, object]) -> str:
     """Return why the last attempt failed, from a record or the sidecar of a prediction; empty where it did not."""
     noted = content.get(ATTEMPT)
     return str(noted.get("Reason", "")) if isinstance(noted, dict) else ""
@@ -74,13 +75,13 @@ def stale_reason(content: Mapping[str, Any]) -> str:
     return f"stale: made before a change of {', '.join(names) or 'the input'}, and not made again yet."
 
 
-def settled(content: Mapping[str, Any]) -> dict[str, Any]:
+def settled(content: Mapping[str, Json]) -> Object:
     """Return a record as the attempt that succeeded wrote it, to the byte."""
     plain = {name: value for name, value in content.items() if name not in (ATTEMPT, CHANGED)}
     return plain | ({"Status": RecordingState.OK} if plain.get("Status") == RecordingState.STALE else {})
 
 
-def holds_results(content: Mapping[str, Any] | None) -> bool:
+def holds_results(content: Mapping[str, object] | None) -> bool:
     """Tell whether a record is of a recording that succeeded once."""
     return content is not None and content.get("Status") in (RecordingState.OK, RecordingState.STALE)
 
@@ -131,7 +132,7 @@ def _changed(content: Mapping[str, Any], marks: Mapping[str, str], root: Path, r
     return tuple(found)
 
 
-def made_by(content: Mapping[str, Any], recipe: Recipe) -> bool:
+def made_by(content: Mapping[str, object], recipe: Recipe) -> bool:
     """Tell whether a record is of a recipe, or of a part of it that further modalities complete."""
     digest = content.get("RecipeDigest")
     if digest == recipe.digest:

@@ -220,7 +220,7 @@ def _listed(folder: Path) -> tuple[_Other, ...]:
     return tuple(found)
 
 
-def _number(data: Mapping[str, Any], *names: str) -> float | None:
+def _number(data: Mapping[str, object], *names: str) -> float | None:
     for name in names:
         value = data.get(name)
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -150,7 +150,7 @@ def _by_person(outcomes: Outcomes) -> dict[str, dict[str | None, OutcomeRow]]:
     return table
 
 
-def _refuse_strangers(records: Sequence[Record], table: Mapping[str, Any]) -> None:
+def _refuse_strangers(records: Sequence[Record], table: Mapping[str, object]) -> None:
     people = {record.participant for record in records}
     if not people & set(table):
         raise DataError(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bids_fmmtc.dataset.derivatives.collate import PREDICTIONS, QUALITY
-from bids_fmmtc.dataset.derivatives.describe import LEFT_OUT_KEY, is_demo, own_entry
+from bids_fmmtc.dataset.derivatives.describe import is_demo, own_entry
 from bids_fmmtc.dataset.folders import list_participants
 from bids_fmmtc.dataset.store import read_record
 from bids_fmmtc.errors import FmmtcError
@@ -160,11 +160,10 @@ def read_group(root: Path) -> Group:
         for row in tried
         if (reason := word(row.get("fmmtc_last_attempt"))) is not None
     ]
-    own = mapping(own_entry(read_record(root / "dataset_description.json") or {}))
-    left_out = own.get(LEFT_OUT_KEY)
-    if isinstance(left_out, list) and left_out:
-        problems.append(left_out_words([str(name) for name in left_out]))
-    if not own:
+    own = own_entry(root)
+    if own is not None and own.left_out:
+        problems.append(left_out_words(own.left_out))
+    if own is None:
         problems.append("dataset_description.json is missing, or another program made it: the recipe is not known.")
     demo = is_demo(root) or any(m.get("demo") is True for m in models) or any(a.card.get("demo") for a in analyses)
     return Group(
@@ -177,9 +176,9 @@ def read_group(root: Path) -> Group:
         failed=sum(row.get("fmmtc_status") in _WITHOUT for row in recordings),
         models=models,
         analyses=analyses,
-        recipe=mapping(own.get("Recipe")),
-        recipe_digest=str(own.get("ConfigurationHash", "")),
-        version=str(own.get("Version", "")),
+        recipe=mapping(None if own is None else own.recipe),
+        recipe_digest="" if own is None else own.digest,
+        version="" if own is None else own.version or "",
         problems=tuple(problems),
     )
 

@@ -27,7 +27,7 @@ _EDGES = [("rank", "Rank", "number"), ("pair", "Between", "text"), ("network", "
           ("mean", "Attribution", "number")]  # fmt: skip
 
 
-def attribution_sections(facts: ParticipantFacts) -> list[dict[str, Any]]:
+def attribution_sections(facts: ParticipantFacts) -> list[dict[str, object]]:
     """Return what the template shows of each analysis that explains this participant."""
     return [
         {

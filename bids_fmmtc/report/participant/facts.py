@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bids_fmmtc.dataset.derivatives.describe import LEFT_OUT_KEY, NAME, is_demo
+from bids_fmmtc.dataset.derivatives.describe import Own, is_demo, own_in
 from bids_fmmtc.dataset.derivatives.records import Record, gather_participant
 from bids_fmmtc.dataset.derivatives.standing import attempt_reason
 from bids_fmmtc.dataset.store import MISSING, read_record
+from bids_fmmtc.plain import Json
 from bids_fmmtc.quality import Quality, quality_in
-from bids_fmmtc.report.kit.values import read_rows, real
+from bids_fmmtc.report.kit.values import mapping, read_rows, real
 
 Float64 = NDArray[np.float64]
 
@@ -156,7 +157,7 @@ class ParticipantFacts:
     label: str
     sessions: tuple[SessionFacts, ...]
     atlas: AtlasFacts
-    description: Mapping[str, Any]
+    description: Mapping[str, Json]
     explained: tuple[tuple[str, Path], ...] = ()
     """Analysis and folder of each attribution of this participant."""
 
@@ -166,23 +167,24 @@ class ParticipantFacts:
         return is_demo(self.root) or any(s.sidecar.get("DemoModel") is True for s in self.sessions)
 
     @property
-    def own(self) -> Mapping[str, Any]:
+    def own(self) -> Own | None:
         """Entry of this program under ``GeneratedBy``: version and recipe."""
-        made = self.description.get("GeneratedBy")
-        entries = made if isinstance(made, list) else []
-        return next((e for e in entries if isinstance(e, dict) and e.get("Name") == NAME), {})
+        return own_in(self.description)
 
     @property
-    def left_out(self) -> list[str]:
+    def version(self) -> str | None:
+        """Of this program; None where it is not told."""
+        return None if self.own is None else self.own.version
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
         """Encoders without features since their weights were not there."""
-        found = self.own.get(LEFT_OUT_KEY)
-        return [str(name) for name in found] if isinstance(found, list) else []
+        return () if self.own is None else self.own.left_out
 
     @property
     def recipe(self) -> Mapping[str, Any]:
         """Every choice on the way from image to features; empty where it is not told."""
-        found = self.own.get("Recipe")
-        return found if isinstance(found, dict) else {}
+        return mapping(None if self.own is None else self.own.recipe)
 
 
 def participant_facts(root: Path, label: str) -> ParticipantFacts:
@@ -233,7 +235,7 @@ def _predictions(root: Path, label: str) -> list[tuple[str, tuple[Mapping[str, s
     return found
 
 
-def _explained(root: Path, keys: Sequence[str] | Mapping[str, Any]) -> tuple[tuple[str, Path], ...]:
+def _explained(root: Path, keys: Collection[str]) -> tuple[tuple[str, Path], ...]:
     """Return the folders in which analyses explain this participant."""
     folders = [(path.parent.parent.name, path) for path in sorted(root.glob("group/[!.]*/attribution/sub-*"))]
     return tuple((analysis, path) for analysis, path in folders if path.name in keys)

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from bids_fmmtc.dataset.derivatives.describe import NAME
 from bids_fmmtc.keys import Key
 from bids_fmmtc.modalities import about
 from bids_fmmtc.report.kit.references import references
 from bids_fmmtc.report.kit.sheet import plain
+from bids_fmmtc.report.kit.values import mappings
 from bids_fmmtc.report.kit.words import listed
 from bids_fmmtc.report.participant.facts import ParticipantFacts
 
@@ -32,14 +34,14 @@ def methods(facts: ParticipantFacts) -> str:
 
 def _extraction(facts: ParticipantFacts, recipe: Mapping[str, Any], cited: list[str]) -> Iterator[str]:
     made = facts.description.get("GeneratedBy")
-    before = [e for e in made if isinstance(e, dict) and e.get("Name") != facts.own.get("Name")] if made else []
+    before = [e for e in mappings(made) if e.get("Name") != NAME]
     said = listed([f"{plain(e.get('Name'))} {e.get('Version') or '(version not told)'}" for e in before])
     if any("fmriprep" in str(e.get("Name")).lower() for e in before):
         cited.append("fmriprep")
     atlas = recipe.get("atlas", {})
     yield (
         f"Recordings{f' preprocessed with {said}' if said else ''} were analysed with bids_fmmtc "
-        f"{plain(facts.own.get('Version'))} after Fan et al. (2025)."
+        f"{plain(facts.version)} after Fan et al. (2025)."
     )
     spaces = listed(sorted({str(s) for s in _said(facts, "space")}))
     imported = "imported" in _said(facts, "placement")

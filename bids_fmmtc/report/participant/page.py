@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 from bids_fmmtc.keys import Key
 from bids_fmmtc.quality import ABOUT, About, Quality
@@ -46,7 +45,7 @@ def participant_page(root: Path, label: str) -> str:
     text = methods(facts)
     several = len(sessions) > 1
     contents = [("prediction", "Prediction")]
-    contents += [(s["id"], s["name"]) if several else (s["id"], "Recordings") for s in sessions]
+    contents += [(str(s["id"]), str(s["name"]) if several else "Recordings") for s in sessions]
     contents += [("attribution", "Attribution")] if attributions else []
     contents += [("methods", "Methods"), ("provenance", "Provenance")] if text else [("provenance", "Provenance")]
     return render(
@@ -67,7 +66,7 @@ def participant_page(root: Path, label: str) -> str:
     )
 
 
-def _session(facts: ParticipantFacts, session: SessionFacts, name: str, pixels: int) -> dict[str, Any]:
+def _session(facts: ParticipantFacts, session: SessionFacts, name: str, pixels: int) -> dict[str, object]:
     """Return what the template shows of a session."""
     flags = [f for f in session.flags if f != "demo_model"]
     failed = [r for r in session.recordings if not r.ok]
@@ -155,7 +154,7 @@ def _reason(recording: RecordingFacts) -> str:
     return " ".join(filter(None, [str(record.content.get("Reason") or record.problem), record.last_attempt]))
 
 
-def _reference(session: SessionFacts) -> list[dict[str, Any]]:
+def _reference(session: SessionFacts) -> list[dict[str, str]]:
     """Return a row for each entry of what training saw: what was found here, and whether it lies inside."""
     rows = []
     found = session.sidecar.get("Reference")
@@ -181,7 +180,7 @@ def _reference(session: SessionFacts) -> list[dict[str, Any]]:
     return rows
 
 
-def _recording(facts: ParticipantFacts, recording: RecordingFacts, name: str, pixels: int) -> dict[str, Any]:
+def _recording(facts: ParticipantFacts, recording: RecordingFacts, name: str, pixels: int) -> dict[str, object]:
     """Return what the template shows of a recording that has features."""
     atlas = facts.atlas
     lost = attempt("Lost parcels", lost_parcels, recording, atlas)
@@ -244,7 +243,7 @@ def _provenance(facts: ParticipantFacts) -> list[tuple[str, str]]:
     digest = next((r.record.content.get("RecipeDigest") for s in facts.sessions for r in s.recordings if r.ok), None)
     links = facts.description.get("DatasetLinks")
     pairs = [
-        ("Program", f"bids_fmmtc {plain(facts.own.get('Version'))}"),
+        ("Program", f"bids_fmmtc {plain(facts.version)}"),
         ("Recipe digest", str(digest or "not recorded")),
         ("Atlas", f"{plain(facts.recipe.get('atlas', {}).get('name'))}, sha256 "
                   f"{plain(facts.recipe.get('atlas', {}).get('sha256'))}"),

@@ -10,7 +10,7 @@ from outputs import Output, write_people
 from small import content, validate
 
 from bids_fmmtc import synthetic
-from bids_fmmtc.dataset.derivatives.collate import LONG_COLUMNS, PHENOTYPE_COLUMNS, QUALITY_TABLE, collate
+from bids_fmmtc.dataset.derivatives.collate import LONG_COLUMNS, PHENOTYPE_COLUMNS, QUALITY_TABLE, Model, collate
 from bids_fmmtc.dataset.derivatives.describe import prepare_dataset
 from bids_fmmtc.dataset.find.discover import Query, find_recordings
 from bids_fmmtc.dataset.store import Layout, read_record, read_table
@@ -70,7 +70,7 @@ def test_one_row_a_participant_without_sessions(out, tmp_path):
         "failed_recordings": 1,
     }  # fmt: skip
     assert len(summary.rows) == 5
-    assert summary.models == {"d" * 64: {"title": "Small", "demo": False, "predictions": 2}}
+    assert summary.models == {"d" * 64: Model("Small", demo=False, predictions=2)}
     assert summary.notes == ()
     assert not (out.root / "participants.tsv").exists()
     assert all((out.root / name).is_file() for name in summary.files)
@@ -381,7 +381,7 @@ def test_a_real_tree_passes_the_validator(tmp_path, demo_atlas, demo_bundle):
     assert [row["fmmtc_qc"] for row in first[:2]] == ["demo_model", "demo_model"]
     assert "truncated" in second[1]["fmmtc_qc"]
     assert second[1]["fmmtc_probability"] == first[2]["fmmtc_probability"] == "n/a"
-    assert summary.models[bundle.digest]["demo"] is True
+    assert summary.models[bundle.digest].demo
     assert validate(output) == (0, [])
 
 

@@ -14,12 +14,14 @@ from qualities import quality
 from bids_fmmtc.dataset.derivatives import describe
 from bids_fmmtc.dataset.derivatives.describe import (
     IGNORED,
+    Own,
     atlas_image,
     atlas_table,
     check_output,
     input_folders,
     is_demo,
     link,
+    own_entry,
     prepare_dataset,
     prepare_group,
 )
@@ -213,7 +215,7 @@ def test_another_job_may_write_the_dataset_while_this_one_looks(place, monkeypat
         return found
 
     monkeypatch.setattr(describe, "_occupied", interrupted)
-    assert check_output(layout.root, recipe, inputs)["Name"] == "bids_fmmtc"
+    assert check_output(layout.root, recipe, inputs).digest == recipe.digest
 
 
 # imported series
@@ -265,3 +267,16 @@ def test_the_validator_accepts_an_atlas_without_image(place, parcels, known):
         [VALIDATOR, layout.root, "--format", "json"], capture_output=True, text=True, timeout=patience(60), check=False
     )
     assert (done.returncode, json.loads(done.stdout)["issues"]["issues"]) == (0, [])
+
+
+def test_only_the_first_entry_is_our_own(tmp_path):
+    """Entries after it are of the datasets that this one was made from, ours among them perhaps."""
+    ours = {"Name": "bids_fmmtc", "Version": "1", "ConfigurationHash": "h", "ModelDigest": "m", "Recipe": {"x": 1}}
+    theirs = {"Name": "fMRIPrep", "Version": "23"}
+    write_json(tmp_path / "dataset_description.json", {"GeneratedBy": [ours, theirs]})
+    assert own_entry(tmp_path) == Own({"x": 1}, "h", "1", "m", imported=False, left_out=())
+    for made in ([theirs, ours], [], "x", None, ["x"]):
+        write_json(tmp_path / "dataset_description.json", {"GeneratedBy": made})
+        assert own_entry(tmp_path) is None
+    (tmp_path / "dataset_description.json").unlink()
+    assert own_entry(tmp_path) is None
