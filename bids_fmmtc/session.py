@@ -13,7 +13,7 @@ from bids_fmmtc.dataset.people.cohort import SAME_TR
 from bids_fmmtc.dataset.store import read_record, together, write_json, write_table
 from bids_fmmtc.errors import DataError, RepetitionTimeError
 from bids_fmmtc.keys import Key
-from bids_fmmtc.plain import Object
+from bids_fmmtc.plain import Object, to_json
 from bids_fmmtc.recording import Workplace, guarded, standing_features
 from bids_fmmtc.types import Failure, Features, Prediction, Recording
 
@@ -169,8 +169,8 @@ def _model_facts(place: Workplace) -> Object:
         "RecipeDigest": task.recipe.digest,
         "Classes": list(bundle.classes),
         "Threshold": bundle.threshold,
-        "Calibration": dict(bundle.calibration),
-        "Conformal": dict(bundle.conformal) if bundle.conformal else "n/a",
+        "Calibration": dict(sorted(to_json(bundle.calibration).items())),
+        "Conformal": "n/a" if bundle.conformal is None else to_json(bundle.conformal),
         "ConformalCaution": str(bundle.card.get("caution", "n/a")),
         "OutOfFold": bundle.card.get("out_of_fold", "n/a"),
         "WindowRule": f"{rule.length} frames every {rule.stride}, pooled over runs: mean of logits, then calibrated",

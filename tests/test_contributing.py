@@ -96,8 +96,8 @@ def test_all_five_show_in_tables_and_on_pages(copy, tmp_path):
     environ["PYTHONPATH"] = os.pathsep.join(map(str, (copy.parent, TESTS)))
     root = tmp_path / "made"
     command = [sys.executable, "-c", RUN, str(root), str(copy)]
-    run = {"capture_output": True, "text": True, "check": False, "timeout": patience(200)}
-    done = subprocess.run(command, env=environ, cwd=tmp_path, **run)
+    run = {"capture_output": True, "text": True, "timeout": patience(200)}
+    done = subprocess.run(command, env=environ, cwd=tmp_path, check=False, **run)
     assert done.returncode == 0, done.stdout + done.stderr
     scans = read_table(root / "out" / "sub-00" / "sub-00_scans.tsv")
     person, group = ((root / "out" / name).read_text() for name in ("sub-00.html", "group_fmmtc.html"))

@@ -34,6 +34,7 @@ from small import (
 from untrained import CARD, write_model
 
 from bids_fmmtc.dataset.store import read_features, read_table
+from bids_fmmtc.learning.bundle.calibrate import Calibration
 from bids_fmmtc.learning.bundle.head import build_head
 from bids_fmmtc.learning.bundle.load import load_bundle
 from bids_fmmtc.learning.bundle.save import save_bundle
@@ -84,7 +85,7 @@ def bundle(tmp_path_factory, weights):
         shapes=shapes,
         head_spec=spec,
         head=build_head(spec, shapes),
-        calibration={"kind": "none"},
+        calibration=Calibration(),
         card={**CARD, "title": "Untrained"},
         encoders={"brainlm": weights},
     )

@@ -18,6 +18,7 @@ from test_end_to_end import A424, CHECKPOINT, DEVFIX, STEM, needs_shared
 from untrained import CARD
 
 from bids_fmmtc.dataset.store import read_features, read_table
+from bids_fmmtc.learning.bundle.calibrate import Calibration
 from bids_fmmtc.learning.bundle.head import build_head
 from bids_fmmtc.learning.bundle.save import save_bundle
 from bids_fmmtc.modalities.neurostorm_config import NeuroStormConfig, clip_form
@@ -162,7 +163,7 @@ def bundle(tmp_path_factory, weights):
             parameter.normal_(std=0.002)
     root = tmp_path_factory.mktemp("models") / "tvc"
     save_bundle(
-        root, recipe=recipe, shapes=shapes, head_spec=spec, head=head, calibration={"kind": "none"},
+        root, recipe=recipe, shapes=shapes, head_spec=spec, head=head, calibration=Calibration(),
         card={**CARD, "title": "Untrained"}, encoders=encoders,
     )  # fmt: skip
     return root

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from bids_fmmtc import synthetic
+from bids_fmmtc.learning.bundle.calibrate import Calibration
 from bids_fmmtc.learning.bundle.head import build_head
 from bids_fmmtc.learning.bundle.save import save_bundle
 
@@ -46,7 +47,7 @@ def write_model(folder: Path, atlas_folder: Path) -> None:
             head=head,
             classes=("non-responder", "responder"),
             threshold=0.5,
-            calibration={"kind": "none"},
+            calibration=Calibration(),
             conformal=None,
             reference=None,
             card=CARD,

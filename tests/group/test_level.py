@@ -89,8 +89,8 @@ def test_the_bundle_holds_what_the_participant_level_needs(analysed):
     folder, found = result(analysed)
     bundle = load_bundle(folder / "bundle")
     assert bundle.digest == found["bundle"]["digest"]
-    assert bundle.calibration["kind"] == "platt"
-    assert bundle.conformal["alpha"] == 0.1
+    assert bundle.calibration.kind == "platt"
+    assert bundle.conformal.alpha == 0.1
     assert {"repetition_time", "n_frames_left", "embedding_fc"} <= set(bundle.reference)
     card = (folder / "bundle" / "README.md").read_text()
     assert "not a medical device" in card

@@ -65,7 +65,7 @@ def test_the_card_tells_who_what_and_how_well(trained):
     counts = bundle.card["out_of_fold"]
     assert len(counts) == 10
     assert sum(sum(of.values()) for of in counts.values()) == 23
-    assert bundle.conformal["alpha"] == 0.2
+    assert bundle.conformal.alpha == 0.2
     assert np.isfinite(bundle.threshold)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from qualities import FAULTLESS
 
+from bids_fmmtc.learning.bundle.calibrate import Calibration, Conformal, Limits
 from bids_fmmtc.learning.bundle.head import build_head
 from bids_fmmtc.learning.bundle.load import rendered
 from bids_fmmtc.learning.bundle.novelty import Novelty, embedding_size
@@ -45,9 +46,9 @@ def parts(encoder, /, **changes):
         "shapes": SHAPES,
         "head_spec": SPEC,
         "head": build_head(SPEC, SHAPES),
-        "calibration": {"kind": "platt", "slope": 1.5, "intercept": -0.25},
-        "conformal": {"alpha": 0.1, "quantiles": [0.7, 0.6]},
-        "reference": {"tsnr": {"low": 20.0, "high": 90.0}},
+        "calibration": Calibration("platt", 1.5, -0.25),
+        "conformal": Conformal(0.1, (0.7, 0.6)),
+        "reference": {"tsnr": Limits(90.0, 20.0)},
         "card": CARD,
         "encoders": {"brainlm": encoder},
     }

@@ -271,8 +271,8 @@ def decided(cohort, fold, build):
         "choice": settled.choice,
         "losses": settled.losses,
         "inner scores": settled.scores,
-        "slope": settled.calibration["slope"],
-        "intercept": settled.calibration["intercept"],
+        "slope": settled.calibration.slope,
+        "intercept": settled.calibration.intercept,
         "threshold": settled.threshold,
         "scores of training rows": learner.fitted.scores(fold.train),
     }

@@ -641,7 +641,8 @@ def test_loading_and_embedding_need_nothing_of_torch_s_compiler(tmp_path):
     code = (
         "import sys, torch; from pathlib import Path; from bids_fmmtc.modalities.brainlm import load_brainlm\n"
         "model = load_brainlm(Path(sys.argv[1])); patch = model.config.timepoint_patching_size\n"
-        "with torch.inference_mode(): assert model.cls(torch.rand(1, 48, patch), torch.rand(1, 48, 3)).isfinite().all()\n"
+        "with torch.inference_mode():\n"
+        "    assert model.cls(torch.rand(1, 48, patch), torch.rand(1, 48, 3)).isfinite().all()\n"
         "print(sorted({'sympy', 'torch._dynamo'} & set(sys.modules)))"
     )
     words = [sys.executable, "-c", code, str(tmp_path)]

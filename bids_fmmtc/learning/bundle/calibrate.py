@@ -1,6 +1,6 @@
 """From a head's logits to a calibrated probability, a conformal set and reasons for care; applied, not fitted.
 
-A calibration is plain data in the bundle: ``{"kind": "none"}`` or ``{"kind": "platt", "slope": a, "intercept": b}``.
+A bundle stores a `Calibration` (a line on the log-odds, or none), `Conformal` quantiles and `Limits` of what it saw.
 The logits enter as their difference, logit of responder minus logit of non-responder, which alone decides the
 probability (logit 1 by itself, which FMM_TC's published code ranks by, does not).
 
@@ -13,14 +13,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bids_fmmtc.errors import BundleError
-
-Float64 = NDArray[np.float64]
+from bids_fmmtc.plain import Strictness, from_json, unwritten
+from bids_fmmtc.types import Float64
 
 CALIBRATIONS: dict[str, tuple[tuple[str, ...], Callable[..., Float64]]] = {
     "none": ((), lambda difference: difference),
@@ -28,12 +29,149 @@ CALIBRATIONS: dict[str, tuple[tuple[str, ...], Callable[..., Float64]]] = {
 }
 """Kind -> the numbers it needs, and the function of logit difference and numbers that gives the new difference."""
 
-
 UNIT = "session"
 """What calibration, decision threshold and conformal quantiles of a bundle are fitted on."""
 
 EMBEDDING = "embedding_"
 """Reference entries of this prefix and a modality's name limit the distance of a session's embedding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """How a logit difference becomes the log-odds of the second class.
+
+    Parameters
+    ----------
+    kind
+        One of `CALIBRATIONS`.
+    slope, intercept
+        Its numbers; None where it needs none.
+
+    Raises
+    ------
+    BundleError
+        Unknown kind, or a number that is missing, not finite or not needed.
+    """
+
+    kind: str = "none"
+    slope: float | None = unwritten(None)
+    intercept: float | None = unwritten(None)
+
+    def __post_init__(self) -> None:
+        if self.kind not in CALIBRATIONS:
+            raise BundleError(f"calibration: no kind {self.kind!r}; known are {', '.join(CALIBRATIONS)}.")
+        given = {"slope": self.slope, "intercept": self.intercept}
+        needed = CALIBRATIONS[self.kind][0]
+        wrong = [name for name, value in given.items() if not (is_number(value) if name in needed else value is None)]
+        if wrong:
+            raise BundleError(
+                f"calibration {self.kind}: expected {' and '.join(needed) or 'no'} numbers, found "
+                f"{', '.join(f'{name} {given[name]!r}' for name in wrong)}."
+            )
+
+    def applied(self, difference: Float64) -> Float64:
+        """Return the log-odds (W,) for logit differences (W,)."""
+        names, function = CALIBRATIONS[self.kind]
+        return function(difference, *(float(getattr(self, name)) for name in names))
+
+
+@dataclass(frozen=True, slots=True)
+class Conformal:
+    """Class-conditional conformal prediction, fitted.
+
+    Parameters
+    ----------
+    alpha
+        Error rate, 0..1.
+    quantiles
+        Of either class, 0..1: it is kept where 1 minus its probability is at most that.
+
+    Raises
+    ------
+    BundleError
+        A number outside 0..1.
+    """
+
+    alpha: float
+    quantiles: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        for name, value in (("alpha", self.alpha), *(("a quantile", q) for q in self.quantiles)):
+            if not is_number(value) or not 0 <= value <= 1:
+                raise BundleError(f"conformal: {name} must lie in 0..1, found {value!r}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What training saw of one quantity: a range, or words.
+
+    Parameters
+    ----------
+    high, low
+        Ends, both inside the range; None where that side is no reason for care.
+    values
+        The words seen, of a quantity that is a word.
+
+    Raises
+    ------
+    BundleError
+        No limit at all, ends in the wrong order or not finite, or words beside ends.
+    """
+
+    high: float | None = unwritten(None)
+    low: float | None = unwritten(None)
+    values: tuple[str, ...] | None = unwritten(None)
+
+    def __post_init__(self) -> None:
+        ends = [end for end in (self.low, self.high) if end is not None]
+        if self.values is not None and (ends or not self.values):
+            raise BundleError(f"expected words as values and nothing else, found {list(self.values)!r} and {ends}.")
+        if self.values is None and not (ends and all(map(is_number, ends))):
+            raise BundleError(f"expected finite numbers as low, high or both, found {ends}.")
+        if len(ends) == 2 and ends[0] > ends[1]:
+            raise BundleError(f"low {ends[0]} exceeds high {ends[1]}.")
+
+    def known(self, found: object) -> bool:
+        """Tell whether a value is of the kind that is limited: a word, or a finite number."""
+        return isinstance(found, str) if self.values is not None else is_number(found)
+
+    def hold(self, found: Any) -> bool:
+        """Tell whether a known value lies inside."""
+        if self.values is not None:
+            return found in self.values
+        low, high = (-math.inf if self.low is None else self.low), (math.inf if self.high is None else self.high)
+        return bool(low <= found <= high)
+
+
+Reference = Mapping[str, Limits]
+"""Quantity -> what training saw of it."""
+
+_HOW = Strictness(BundleError)
+
+
+def read_calibration(data: object) -> Calibration:
+    """Return a calibration as a bundle stores it; BundleError for what is none."""
+    if not isinstance(data, Mapping) or "kind" not in data:
+        raise BundleError(f"calibration: expected an object with its kind, found {_named(data)}.")
+    return from_json(Calibration, data, "calibration", _HOW)
+
+
+def read_conformal(data: object) -> Conformal:
+    """Return conformal quantiles as a bundle stores them; BundleError for what is none."""
+    return from_json(Conformal, data, "conformal", _HOW)
+
+
+def read_reference(data: object) -> dict[str, Limits]:
+    """Return a reference as a bundle stores it; BundleError for what is none, naming the entry."""
+    if not isinstance(data, Mapping):
+        raise BundleError(f"reference: expected an object, found {type(data).__name__}.")
+    found = {}
+    for name, entry in data.items():
+        try:
+            found[str(name)] = from_json(Limits, entry, "limits", _HOW)
+        except BundleError as error:
+            raise BundleError(f"reference {name}: {error.message}", error.hint) from None
+    return found
 
 
 def pooled(logits: NDArray[Any]) -> Float64:
@@ -47,26 +185,18 @@ def pooled(logits: NDArray[Any]) -> Float64:
     return mean
 
 
-def calibrated(logits: NDArray[Any], calibration: Mapping[str, Any]) -> Float64:
-    """Return P(second class) in 0..1, (W,) float64, for logits (W, 2).
-
-    Raises
-    ------
-    BundleError
-        Unknown kind of calibration, or a number that is missing or not finite.
-    """
+def calibrated(logits: NDArray[Any], calibration: Calibration) -> Float64:
+    """Return P(second class) in 0..1, (W,) float64, for logits (W, 2)."""
     data = np.asarray(logits, dtype=np.float64)
     if data.ndim != 2 or data.shape[1] != 2:
         raise ValueError(f"logits are (W, 2), found {data.shape}")
-    check_calibration(calibration)
-    names, function = CALIBRATIONS[calibration["kind"]]
-    difference = function(data[:, 1] - data[:, 0], *(float(calibration[name]) for name in names))
+    difference = calibration.applied(data[:, 1] - data[:, 0])
     small = np.exp(-np.abs(difference))
     probability: Float64 = np.where(difference >= 0, 1, small) / (1 + small)
     return probability
 
 
-def prediction_set(p: float, classes: Sequence[str], conformal: Mapping[str, Any], threshold: float) -> tuple[str, ...]:
+def prediction_set(p: float, classes: Sequence[str], conformal: Conformal, threshold: float) -> tuple[str, ...]:
     """Return the classes that class-conditional conformal prediction cannot exclude, in the order of ``classes``.
 
     A class is kept when 1 minus its probability is at most the quantile of that class. Where that keeps none, or not
@@ -80,21 +210,20 @@ def prediction_set(p: float, classes: Sequence[str], conformal: Mapping[str, Any
     classes
         Two names.
     conformal
-        ``{"alpha": 0.1, "quantiles": [q, r]}``, a quantile for either class.
+        A quantile for either class.
     threshold
         The label is the second class from this probability on.
     """
-    check_conformal(conformal)
     nonconformity = (p, 1 - p)
     kept = tuple(
         name
-        for name, value, quantile in zip(classes, nonconformity, conformal["quantiles"], strict=True)
-        if value <= float(quantile)
+        for name, value, quantile in zip(classes, nonconformity, conformal.quantiles, strict=True)
+        if value <= quantile
     )
     return kept if classes[int(p >= threshold)] in kept else tuple(classes)
 
 
-def reference_flags(value: Callable[[str], object], reference: Mapping[str, Mapping[str, Any]]) -> tuple[str, ...]:
+def reference_flags(value: Callable[[str], object], reference: Reference) -> tuple[str, ...]:
     """Compare a recording's quality with what training saw.
 
     Parameters
@@ -102,8 +231,7 @@ def reference_flags(value: Callable[[str], object], reference: Mapping[str, Mapp
     value
         Returns a number or word of one recording by its name, as `Quality.value` does; None where there is none.
     reference
-        Name -> ``{"low": x, "high": y}``, both ends inside the range, or only one of them where the other side is no
-        reason for care; or ``{"values": [...]}``, the words seen.
+        What training saw.
 
     Returns
     -------
@@ -112,75 +240,16 @@ def reference_flags(value: Callable[[str], object], reference: Mapping[str, Mapp
     flags = []
     for name, limits in reference.items():
         found = value(name)
-        known = isinstance(found, str) if "values" in limits else is_number(found)
-        if not known:
+        if not limits.known(found):
             flags.append(f"unknown:{name}")
-        elif not _within(found, limits):
+        elif not limits.hold(found):
             flags.append(f"outside_reference:{name}")
     return tuple(sorted(flags))
 
 
-def _within(value: Any, limits: Mapping[str, Any]) -> bool:
-    if "values" in limits:
-        return value in limits["values"]
-    return bool(limits.get("low", -math.inf) <= value <= limits.get("high", math.inf))
-
-
-def embedded(reference: Mapping[str, Any] | None) -> tuple[str, ...]:
+def embedded(reference: Reference | None) -> tuple[str, ...]:
     """Return the modalities whose embedding the reference limits, sorted; see `bids_fmmtc.learning.bundle.novelty`."""
     return tuple(sorted(name.removeprefix(EMBEDDING) for name in reference or {} if name.startswith(EMBEDDING)))
-
-
-def check_calibration(calibration: Any) -> None:
-    """Raise BundleError unless `calibrated` can apply this calibration."""
-    kind = calibration.get("kind") if isinstance(calibration, Mapping) else None
-    if not isinstance(kind, str) or kind not in CALIBRATIONS:
-        raise BundleError(f"calibration: no kind {kind!r}; known are {', '.join(CALIBRATIONS)}.")
-    names = CALIBRATIONS[kind][0]
-    _check_numbers({k: v for k, v in calibration.items() if k != "kind"}, names, f"calibration {kind}")
-
-
-def check_conformal(conformal: Any) -> None:
-    """Raise BundleError unless there are alpha and two quantiles, all in 0..1."""
-    names = ("alpha", "quantiles")
-    if not isinstance(conformal, Mapping) or set(conformal) != set(names):
-        raise BundleError(f"conformal: expected exactly {', '.join(names)}, found {_named(conformal)}.")
-    alpha, quantiles = conformal["alpha"], conformal["quantiles"]
-    if not isinstance(quantiles, list | tuple) or len(quantiles) != 2:
-        raise BundleError(f"conformal: expected two quantiles, one a class, found {quantiles!r}.")
-    for name, value in (("alpha", alpha), *(("a quantile", q) for q in quantiles)):
-        if not is_number(value) or not 0 <= value <= 1:
-            raise BundleError(f"conformal: {name} must lie in 0..1, found {value!r}.")
-
-
-def check_reference(reference: Any) -> None:
-    """Raise BundleError unless every entry holds low, high or both in order, or the words seen."""
-    if not isinstance(reference, Mapping):
-        raise BundleError(f"reference: expected an object, found {type(reference).__name__}.")
-    for name, limits in reference.items():
-        if not isinstance(limits, Mapping):
-            raise BundleError(f"reference {name}: expected an object, found {type(limits).__name__}.")
-        if "values" in limits:
-            _check_words(limits, f"reference {name}")
-            continue
-        _check_numbers(limits, [k for k in ("low", "high") if k in limits] or ("low", "high"), f"reference {name}")
-        if limits.get("low", -math.inf) > limits.get("high", math.inf):
-            raise BundleError(f"reference {name}: low {limits['low']} exceeds high {limits['high']}.")
-
-
-def _check_words(limits: Mapping[str, Any], where: str) -> None:
-    words = limits["values"]
-    listed = isinstance(words, list | tuple) and all(isinstance(word, str) for word in words)
-    if set(limits) != {"values"} or not listed or not words:
-        raise BundleError(f"{where}: expected a list of words as values and nothing else, found {dict(limits)!r}.")
-
-
-def _check_numbers(data: Any, names: Sequence[str], where: str) -> None:
-    if not isinstance(data, Mapping) or set(data) != set(names):
-        raise BundleError(f"{where}: expected exactly {', '.join(names) or 'no numbers'}, found {_named(data)}.")
-    for name in names:
-        if not is_number(data[name]):
-            raise BundleError(f"{where}: {name} must be a finite number, found {data[name]!r}.")
 
 
 def _named(data: Any) -> str:

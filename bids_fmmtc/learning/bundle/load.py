@@ -29,11 +29,14 @@ from bids_fmmtc.errors import BundleError, MissingInputError
 from bids_fmmtc.learning.bundle.calibrate import (
     EMBEDDING,
     UNIT,
-    check_calibration,
-    check_conformal,
-    check_reference,
+    Calibration,
+    Conformal,
+    Reference,
     embedded,
     is_number,
+    read_calibration,
+    read_conformal,
+    read_reference,
 )
 from bids_fmmtc.modalities import about
 from bids_fmmtc.modalities.weights import NAMES, file_sha256, weights_sha256
@@ -108,9 +111,9 @@ class ModelBundle:
     head: Mapping[str, Any]
     classes: tuple[str, str]
     threshold: float
-    calibration: Mapping[str, Any]
-    conformal: Mapping[str, Any] | None
-    reference: Mapping[str, Mapping[str, Any]] | None
+    calibration: Calibration
+    conformal: Conformal | None
+    reference: Reference | None
     card: Mapping[str, Any]
     encoders: Mapping[str, EncoderReference]
     files: Mapping[str, Mapping[str, Any]]
@@ -224,9 +227,9 @@ def _parsed(root: Path, document: Mapping[str, Any], digest: str) -> ModelBundle
         head=document["head"],
         classes=tuple(document["classes"]),
         threshold=document["threshold"],
-        calibration=document["calibration"],
-        conformal=document["conformal"],
-        reference=document["reference"],
+        calibration=read_calibration(document["calibration"]),
+        conformal=None if document["conformal"] is None else read_conformal(document["conformal"]),
+        reference=None if document["reference"] is None else read_reference(document["reference"]),
         card=document["card"],
         encoders={
             name: EncoderReference(entry["sha256"], entry["included"]) for name, entry in document["encoders"].items()
@@ -239,11 +242,6 @@ def _parsed(root: Path, document: Mapping[str, Any], digest: str) -> ModelBundle
             f"calibration, threshold and conformal quantiles must be fitted per {UNIT}, found {document['unit']!r}.",
             "Fit them anew on logits pooled over the windows of a session.",
         )
-    check_calibration(bundle.calibration)
-    if bundle.conformal is not None:
-        check_conformal(bundle.conformal)
-    if bundle.reference is not None:
-        check_reference(bundle.reference)
     for ok, message in (*_checks(bundle), *_card_checks(bundle.card)):
         if not ok:
             raise BundleError(message)

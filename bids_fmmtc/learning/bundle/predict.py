@@ -28,6 +28,7 @@ from bids_fmmtc.learning.bundle.load import HEAD, NOVELTY, TANGENT, TANGENT_MODA
 from bids_fmmtc.learning.bundle.novelty import Novelty, embedding, from_arrays
 from bids_fmmtc.modalities.connectivity import TangentReference
 from bids_fmmtc.modalities.numerics import strict
+from bids_fmmtc.plain import to_json
 from bids_fmmtc.pooling import pooled as windows_of
 from bids_fmmtc.recipe import Recipe, differences
 from bids_fmmtc.types import Features, Float32, Prediction
@@ -131,7 +132,10 @@ class Predictor:
         reference = self.bundle.reference or {}
         of_session = {name: [float(f"{value:.6g}")] for name, value in distances.items()}
         of_runs = {name: [run.quality.value(name) for run in features] for name in reference}
-        return {name: {"found": of_session.get(name, of_runs[name]), **limits} for name, limits in reference.items()}
+        return {
+            name: {"found": of_session.get(name, of_runs[name]), **to_json(limits)}
+            for name, limits in reference.items()
+        }
 
     def _reference_flags(self, features: Sequence[Features], distances: Mapping[str, float]) -> set[str]:
         """Return what the reference has to say, of each run by its quality and of the session by its embeddings."""

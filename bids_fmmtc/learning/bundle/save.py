@@ -19,7 +19,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from bids_fmmtc.errors import BundleError, MissingInputError, OutputError
-from bids_fmmtc.learning.bundle.calibrate import EMBEDDING, UNIT
+from bids_fmmtc.learning.bundle.calibrate import EMBEDDING, UNIT, Calibration, Conformal, Limits, Reference
 from bids_fmmtc.learning.bundle.card import card_text
 from bids_fmmtc.learning.bundle.load import (
     CARD,
@@ -40,6 +40,7 @@ from bids_fmmtc.learning.bundle.novelty import Novelty, from_arrays, to_arrays
 from bids_fmmtc.learning.bundle.predict import filled_head
 from bids_fmmtc.modalities.connectivity import TangentReference
 from bids_fmmtc.modalities.weights import NAMES, file_sha256, weights_file, weights_sha256
+from bids_fmmtc.plain import to_json
 from bids_fmmtc.recipe import Recipe
 
 
@@ -52,9 +53,9 @@ def save_bundle(  # noqa: PLR0913  (a bundle has that many parts)
     head: nn.Module | Mapping[str, Tensor],
     classes: Sequence[str] = ("non-responder", "responder"),
     threshold: float = 0.5,
-    calibration: Mapping[str, Any],
-    conformal: Mapping[str, Any] | None = None,
-    reference: Mapping[str, Mapping[str, Any]] | None = None,
+    calibration: Calibration,
+    conformal: Conformal | None = None,
+    reference: Reference | None = None,
     card: Mapping[str, Any],
     encoders: Mapping[str, Path | EncoderReference],
     include_encoders: bool = False,
@@ -100,7 +101,7 @@ def save_bundle(  # noqa: PLR0913  (a bundle has that many parts)
         contents[TANGENT] = _array_bytes(tangent.to_arrays())
     if novelty:
         contents[NOVELTY] = _novelty_bytes(novelty, shapes)
-        reference = {**(reference or {}), **{f"{EMBEDDING}{name}": {"high": 1.0} for name in novelty}}
+        reference = {**(reference or {}), **{f"{EMBEDDING}{name}": Limits(high=1.0) for name in novelty}}
     references, sources = _encoder_parts(encoders, included=include_encoders)
     document = {
         "format": FORMAT,
@@ -112,9 +113,9 @@ def save_bundle(  # noqa: PLR0913  (a bundle has that many parts)
         "shapes": {name: list(shape) for name, shape in sorted(shapes.items())},
         "head": head_spec,  # keeps its order, which is the order of concatenation
         "unit": UNIT,
-        "calibration": _sorted(calibration),
-        "conformal": _sorted(conformal),
-        "reference": _sorted(reference),
+        "calibration": _sorted(to_json(calibration)),
+        "conformal": _sorted(to_json(conformal)),
+        "reference": _sorted(to_json(reference)),
         "encoders": references,
     }
     contents[CARD] = card_text(document, recipe.digest).encode()

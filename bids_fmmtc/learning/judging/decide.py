@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bids_fmmtc.learning.bundle.calibrate import is_number
+from bids_fmmtc.learning.bundle.calibrate import Calibration, Conformal, Limits, is_number
 from bids_fmmtc.quality import ABOUT, Quality
 from bids_fmmtc.types import Float64
 
@@ -31,7 +30,7 @@ NEAR = 0.5
 """How many standard errors of the best balanced accuracy a threshold may give away to lie nearer to the base rate."""
 
 
-def fit_platt(scores: ArrayLike, y: ArrayLike, fold: NDArray[np.intp] | None = None) -> dict[str, Any]:
+def fit_platt(scores: ArrayLike, y: ArrayLike, fold: NDArray[np.intp] | None = None) -> Calibration:
     """Fit P(second class) as a logistic function of the score (Platt 1999), with a weak prior.
 
     The prior on the slope is Cauchy on scores of unit standard deviation (Gelman et al. 2008,
@@ -58,8 +57,8 @@ def fit_platt(scores: ArrayLike, y: ArrayLike, fold: NDArray[np.intp] | None = N
 
     Returns
     -------
-    dict
-        ``{"kind": "platt", "slope": a, "intercept": b}`` with a > 0.
+    Calibration
+        Of kind ``platt``, with a slope above 0.
 
     Raises
     ------
@@ -74,7 +73,7 @@ def fit_platt(scores: ArrayLike, y: ArrayLike, fold: NDArray[np.intp] | None = N
     slope, level = _logistic(alone, outcomes, np.zeros(2), free=2)
     if slope < LEAST_SLOPE or fold is not None:
         slope, level = _logistic(z, outcomes, np.array([max(slope, LEAST_SLOPE), 0.0]), free=1)
-    return {"kind": "platt", "slope": slope / spread, "intercept": level - slope * centre / spread}
+    return Calibration("platt", slope / spread, level - slope * centre / spread)
 
 
 def without_offsets(scores: Float64, y: Float64, fold: NDArray[np.intp]) -> Float64:
@@ -192,7 +191,7 @@ def _standard_error(sensitivity: float, specificity: float, y: Float64) -> float
     return math.sqrt(total) / 2
 
 
-def fit_conformal(p: ArrayLike, y: ArrayLike, alpha: float = 0.1) -> dict[str, Any]:
+def fit_conformal(p: ArrayLike, y: ArrayLike, alpha: float = 0.1) -> Conformal:
     """Fit the quantiles of conformal sets, one a class: each class is covered in at least 1 - alpha of its people.
 
     Class-conditional (Mondrian) prediction (Vovk et al. 2005): a quantile over all people would pay for the coverage
@@ -211,8 +210,8 @@ def fit_conformal(p: ArrayLike, y: ArrayLike, alpha: float = 0.1) -> dict[str, A
 
     Returns
     -------
-    dict
-        ``{"alpha": alpha, "quantiles": [of the first class, of the second]}``.
+    Conformal
+        Quantiles of the first class and of the second.
 
     Raises
     ------
@@ -222,10 +221,8 @@ def fit_conformal(p: ArrayLike, y: ArrayLike, alpha: float = 0.1) -> dict[str, A
     values, outcomes = _checked(p, y)
     if not 0 < alpha < 1 or values.min() < 0 or values.max() > 1:
         raise ValueError(f"alpha lies between 0 and 1 and probabilities in 0..1, found {alpha}, {values}")
-    return {
-        "alpha": float(alpha),
-        "quantiles": [_quantile(values[outcomes == 0], alpha), _quantile(1 - values[outcomes == 1], alpha)],
-    }
+    quantiles = _quantile(values[outcomes == 0], alpha), _quantile(1 - values[outcomes == 1], alpha)
+    return Conformal(float(alpha), quantiles)
 
 
 def _quantile(nonconformity: Float64, alpha: float) -> float:
@@ -234,7 +231,7 @@ def _quantile(nonconformity: Float64, alpha: float) -> float:
     return 1.0 if place > n else float(np.sort(nonconformity)[place - 1])
 
 
-def fit_reference(qualities: Sequence[Quality]) -> dict[str, dict[str, Any]]:
+def fit_reference(qualities: Sequence[Quality]) -> dict[str, Limits]:
     """Return what training saw, for `calibrate.reference_flags`: ranges and words, as `quality.About` has it.
 
     More frames, less motion and more coverage than in training are no reason for care. The shares by which ranges are
@@ -249,28 +246,31 @@ def fit_reference(qualities: Sequence[Quality]) -> dict[str, dict[str, Any]]:
     Returns
     -------
     dict
-        Name -> ``{"low": x, "high": y}``, one of the two, or ``{"values": [...]}``. A name that no recording has a
-        value for is left out.
+        A name that no recording has a value for is left out.
     """
-    reference: dict[str, dict[str, Any]] = {}
+    reference = {}
     for name, about in ABOUT.items():
         values = [q.value(name) for q in qualities]
-        limits: dict[str, Any] = {}
         if about.reference == "words":
-            words = sorted({v for v in values if isinstance(v, str)})
-            limits = {"values": words} if words else {}
+            limits = _seen({v for v in values if isinstance(v, str)})
         elif about.reference is not None:
             limits = _widened([float(v) for v in values if is_number(v)], *about.reference)
-        if limits:
+        else:
+            continue
+        if limits is not None:
             reference[name] = limits
     return reference
 
 
-def _widened(values: Sequence[float], below: float | None, above: float | None) -> dict[str, float]:
-    limits = {} if below is None or not values else {"low": _tidy(min(values) - below * abs(min(values)))}
-    if above is not None and values:
-        limits["high"] = _tidy(max(values) + above * abs(max(values)))
-    return limits
+def _seen(words: set[str]) -> Limits | None:
+    return Limits(values=tuple(sorted(words))) if words else None
+
+
+def _widened(values: Sequence[float], below: float | None, above: float | None) -> Limits | None:
+    if not values or (below is None and above is None):
+        return None
+    low = None if below is None else _tidy(min(values) - below * abs(min(values)))
+    return Limits(None if above is None else _tidy(max(values) + above * abs(max(values))), low)
 
 
 def _tidy(value: float) -> float:

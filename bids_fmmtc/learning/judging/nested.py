@@ -7,13 +7,12 @@ sees the outcome of a row that is judged: `judge` is given a copy of the outcome
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from bids_fmmtc.learning.bundle.calibrate import calibrated
+from bids_fmmtc.learning.bundle.calibrate import Calibration, calibrated
 from bids_fmmtc.learning.folds import Fold, most_folds, rng_of, stratified_folds
 from bids_fmmtc.learning.judging.decide import choose_threshold, fit_platt
 from bids_fmmtc.learning.learner import Learner
@@ -58,7 +57,7 @@ class Settled:
     choice: int
     losses: Float64
     scores: Float64
-    calibration: Mapping[str, Any] | None
+    calibration: Calibration | None
     threshold: float | None
 
 
@@ -151,6 +150,6 @@ def decided(settled: Settled, scores: Float64) -> tuple[Float64, Float64 | None]
     return p, (p >= settled.threshold).astype(np.float64)
 
 
-def probabilities(scores: Float64, calibration: Mapping[str, Any]) -> Float64:
+def probabilities(scores: Float64, calibration: Calibration) -> Float64:
     """Return calibrated P(responder) of scores, (n,) log-odds."""
     return calibrated(np.stack([-scores / 2, scores / 2], axis=1), calibration)

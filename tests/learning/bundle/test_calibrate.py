@@ -7,14 +7,17 @@ from hypothesis import strategies as st
 
 from bids_fmmtc.errors import BundleError
 from bids_fmmtc.learning.bundle.calibrate import (
+    Calibration,
+    Conformal,
+    Limits,
     calibrated,
-    check_calibration,
-    check_conformal,
-    check_reference,
     embedded,
     is_number,
     pooled,
     prediction_set,
+    read_calibration,
+    read_conformal,
+    read_reference,
     reference_flags,
 )
 
@@ -27,7 +30,7 @@ logits = st.lists(st.tuples(finite, finite), min_size=1, max_size=5)
 def test_none_is_the_softmax(pairs):
     data = np.array(pairs)
     shifted = np.exp(data - data.max(axis=1, keepdims=True))
-    p = calibrated(data, {"kind": "none"})
+    p = calibrated(data, Calibration())
     np.testing.assert_allclose(p, shifted[:, 1] / shifted.sum(axis=1), rtol=1e-12, atol=1e-300)
     assert ((p >= 0) & (p <= 1)).all()
 
@@ -35,16 +38,16 @@ def test_none_is_the_softmax(pairs):
 @given(logits, st.floats(-100, 100), st.floats(-100, 100))
 def test_platt_is_a_line_on_the_logit_difference(pairs, slope, intercept):
     data = np.array(pairs)
-    p = calibrated(data, {"kind": "platt", "slope": slope, "intercept": intercept})
+    p = calibrated(data, Calibration("platt", slope, intercept))
     line = np.stack([np.zeros(len(data)), slope * (data[:, 1] - data[:, 0]) + intercept], axis=1)
-    np.testing.assert_array_equal(p, calibrated(line, {"kind": "none"}))
+    np.testing.assert_array_equal(p, calibrated(line, Calibration()))
 
 
 @given(logits)
 def test_swapping_the_classes_gives_the_complement(pairs):
     data = np.array(pairs)
     np.testing.assert_allclose(
-        calibrated(data[:, ::-1], {"kind": "none"}), 1 - calibrated(data, {"kind": "none"}), atol=1e-12
+        calibrated(data[:, ::-1], Calibration()), 1 - calibrated(data, Calibration()), atol=1e-12
     )
 
 
@@ -61,7 +64,7 @@ def test_pooled_logits_differ_by_the_mean_difference(pairs):
 def test_one_sure_window_does_not_vanish_in_the_mean():
     """Three windows of logit 1, 1 and 10: the mean of probabilities would be 0.82, the pooled one is 0.98."""
     data = np.array([[0, 1], [0, 1], [0, 10]])
-    assert calibrated(pooled(data), {"kind": "none"})[0] == pytest.approx(1 / (1 + np.exp(-4)))
+    assert calibrated(pooled(data), Calibration())[0] == pytest.approx(1 / (1 + np.exp(-4)))
 
 
 def test_numbers():
@@ -71,7 +74,7 @@ def test_numbers():
 
 def test_logits_shape():
     with pytest.raises(ValueError, match=r"\(W, 2\)"):
-        calibrated(np.zeros((3, 3)), {"kind": "none"})
+        calibrated(np.zeros((3, 3)), Calibration())
 
 
 @pytest.mark.parametrize(
@@ -92,7 +95,7 @@ def test_logits_shape():
 )
 def test_bad_calibrations_are_refused(calibration):
     with pytest.raises(BundleError, match="calibration"):
-        check_calibration(calibration)
+        read_calibration(calibration)
 
 
 @pytest.mark.parametrize(
@@ -112,12 +115,12 @@ def test_bad_calibrations_are_refused(calibration):
     ],
 )
 def test_prediction_set(p, quantiles, expected):
-    assert prediction_set(p, CLASSES, {"alpha": 0.1, "quantiles": quantiles}, 0.5) == expected
+    assert prediction_set(p, CLASSES, Conformal(0.1, tuple(quantiles)), 0.5) == expected
 
 
 @given(st.floats(0, 1), st.tuples(st.floats(0, 1), st.floats(0, 1)), st.floats(0, 1))
 def test_prediction_set_holds_the_label_and_what_conforms(p, quantiles, threshold):
-    found = prediction_set(p, CLASSES, {"alpha": 0.1, "quantiles": quantiles}, threshold)
+    found = prediction_set(p, CLASSES, Conformal(0.1, tuple(quantiles)), threshold)
     assert CLASSES[int(p >= threshold)] in found
     assert found == tuple(c for c in CLASSES if c in found)
     if 1 - p <= quantiles[1]:
@@ -146,11 +149,11 @@ def test_prediction_set_holds_the_label_and_what_conforms(p, quantiles, threshol
 )
 def test_bad_conformal_is_refused(conformal):
     with pytest.raises(BundleError, match="conformal"):
-        check_conformal(conformal)
+        read_conformal(conformal)
 
 
 def test_reference_flags():
-    reference = {name: {"low": 0, "high": 1} for name in ("tsnr", "fd", "coverage", "low_edge", "text", "nan", "bool")}
+    reference = {name: Limits(low=0, high=1) for name in ("tsnr", "fd", "coverage", "low_edge", "text", "nan", "bool")}
     quality = {"tsnr": 1.5, "fd": -0.1, "low_edge": 0, "text": "0.5", "nan": math.nan, "bool": True, "other": 9}
     assert reference_flags(quality.get, reference) == (
         "outside_reference:fd",
@@ -163,17 +166,17 @@ def test_reference_flags():
 
 
 def test_words_are_known_outside_or_missing():
-    reference = {name: {"values": ["same", "packaged"]} for name in ("a", "b", "c", "d")}
+    reference = {name: Limits(values=("same", "packaged")) for name in ("a", "b", "c", "d")}
     quality = {"a": "same", "b": "affine", "c": 1.0}
     assert reference_flags(quality.get, reference) == ("outside_reference:b", "unknown:c", "unknown:d")
 
 
 @given(st.floats(allow_nan=False, allow_infinity=False), st.floats(-10, 0), st.floats(0, 10))
 def test_reference_ends_belong_to_the_range(value, low, high):
-    flags = reference_flags({"x": np.float64(value)}.get, {"x": {"low": low, "high": high}})
+    flags = reference_flags({"x": np.float64(value)}.get, {"x": Limits(high, low)})
     assert flags == (() if low <= value <= high else ("outside_reference:x",))
-    assert (reference_flags({"x": value}.get, {"x": {"low": low}}) == ()) == (value >= low)
-    assert (reference_flags({"x": value}.get, {"x": {"high": high}}) == ()) == (value <= high)
+    assert (reference_flags({"x": value}.get, {"x": Limits(low=low)}) == ()) == (value >= low)
+    assert (reference_flags({"x": value}.get, {"x": Limits(high=high)}) == ()) == (value <= high)
 
 
 @pytest.mark.parametrize(
@@ -196,11 +199,11 @@ def test_reference_ends_belong_to_the_range(value, low, high):
 )
 def test_bad_reference_is_refused(limits):
     with pytest.raises(BundleError, match="reference x"):
-        check_reference({"x": limits})
+        read_reference({"x": limits})
     with pytest.raises(BundleError, match="reference: expected an object"):
-        check_reference([limits])
+        read_reference([limits])
 
 
 def test_embeddings_of_a_reference():
-    assert embedded({"tsnr": {}, "embedding_fc": {}, "embedding_brainlm": {}}) == ("brainlm", "fc")
+    assert embedded(dict.fromkeys(("tsnr", "embedding_fc", "embedding_brainlm"), Limits(high=1.0))) == ("brainlm", "fc")
     assert embedded(None) == embedded({}) == ()

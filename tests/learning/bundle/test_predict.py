@@ -73,7 +73,7 @@ def test_flags_and_missing_conformal(plain):
     prediction = Predictor(bundle).predict("s", runs, flags=("z", "demo_model"))
     assert prediction.flags == ("z", "demo_model", "outside_reference:tsnr", "unknown:tsnr")
     assert prediction.prediction_set is None
-    assert prediction.reference == {"tsnr": {"found": [5, None, 5], **bundle.reference["tsnr"]}}
+    assert prediction.reference == {"tsnr": {"found": [5, None, 5], "high": 90.0, "low": 20.0}}
     assert Predictor(dataclasses.replace(bundle, reference=None)).predict("s", runs).flags == ("demo_model",)
 
 

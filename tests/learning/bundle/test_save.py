@@ -17,6 +17,7 @@ from bundle_parts import (
 )
 
 from bids_fmmtc.errors import BundleError, OutputError
+from bids_fmmtc.learning.bundle.calibrate import Limits
 from bids_fmmtc.learning.bundle.load import EncoderReference, load_bundle
 from bids_fmmtc.learning.bundle.save import save_bundle
 from bids_fmmtc.recipe import Connectivity, Recipe
@@ -63,12 +64,12 @@ def test_model_card(saved, plain, encoder, tmp_path):
 
 def test_novelty_brings_its_limits(saved, plain, encoder, tmp_path):
     assert saved.reference == {
-        "tsnr": {"low": 20.0, "high": 90.0},
-        "embedding_brainlm": {"high": 1.0},
-        "embedding_fc": {"high": 1.0},
+        "tsnr": Limits(90.0, 20.0),
+        "embedding_brainlm": Limits(high=1.0),
+        "embedding_fc": Limits(high=1.0),
     }
     only = save_bundle(tmp_path / "a", **parts(encoder, reference=None, novelty={"fc": make_novelty()["fc"]}))
-    assert only.reference == {"embedding_fc": {"high": 1.0}}
+    assert only.reference == {"embedding_fc": Limits(high=1.0)}
     assert save_bundle(tmp_path / "b", **parts(encoder, novelty={})).digest == plain.digest
 
 

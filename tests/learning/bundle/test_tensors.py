@@ -10,6 +10,7 @@ from bundle_parts import SHAPES, make_novelty, make_tangent, parts, restate
 from safetensors.numpy import save
 
 from bids_fmmtc.errors import BundleError
+from bids_fmmtc.learning.bundle.calibrate import Limits
 from bids_fmmtc.learning.bundle.head import build_head
 from bids_fmmtc.learning.bundle.load import load_bundle
 from bids_fmmtc.learning.bundle.save import save_bundle
@@ -72,7 +73,7 @@ def test_one_of_tangent_space_is_whole_and_another_reference_is_not(tangent_bund
 
 def test_novelty_of_another_shape_is_refused(tmp_path, encoder):
     given = parts(encoder)
-    reference = {**given["reference"], **{f"embedding_{name}": {"low": 0.0, "high": 1.0} for name in SHAPES}}
+    reference = {**given["reference"], **{f"embedding_{name}": Limits(1.0, 0.0) for name in SHAPES}}
     made = save_bundle(tmp_path / "bundle", **{**given, "reference": reference, "novelty": make_novelty()})
     check_tensors(made)
     arrays = arrays_of(made, "novelty.safetensors")

@@ -11,10 +11,9 @@ from qualities import quality
 from scipy.optimize import minimize
 
 from bids_fmmtc.learning.bundle.calibrate import (
+    Calibration,
+    Limits,
     calibrated,
-    check_calibration,
-    check_conformal,
-    check_reference,
     prediction_set,
     reference_flags,
 )
@@ -54,8 +53,7 @@ probable = people(st.floats(0, 1) | st.sampled_from([0.0, 0.25, 0.5, 1.0]))
 def test_calibration_rises_and_can_be_applied(given_):
     scores, y = given_
     calibration = fit_platt(scores, y)
-    check_calibration(calibration)
-    assert calibration["slope"] > 0
+    assert calibration.slope > 0
     order = np.argsort(scores, kind="stable")
     assert (np.diff(probabilities(scores, calibration)[order]) >= 0).all()
 
@@ -88,7 +86,7 @@ def test_the_fit_is_the_most_dense_point(seed):
     found = fit_platt(scores, y)
     bounds = [(LEAST_SLOPE, None), (None, None)]
     best = minimize(lambda b: posterior(*b, scores, y), [1.0, 0.0], bounds=bounds, tol=1e-12)
-    assert posterior(found["slope"], found["intercept"], scores, y) <= best.fun + 1e-7
+    assert posterior(found.slope, found.intercept, scores, y) <= best.fun + 1e-7
 
 
 def test_perfect_separation_of_eight_people_is_not_certainty():
@@ -127,7 +125,7 @@ def test_slope_on_planted_scores_lies_between_a_half_and_two(apart):
     """The true slope of normal scores of unit spread is their distance."""
     rng = np.random.default_rng(0)
     y = np.arange(60) % 2
-    slopes = [fit_platt(rng.standard_normal(60) + apart * y, y)["slope"] for _ in range(40)]
+    slopes = [fit_platt(rng.standard_normal(60) + apart * y, y).slope for _ in range(40)]
     ratio = apart / np.array(slopes)  # the slope of outcome on calibrated log-odds, among endlessly many people
     assert 0.8 < np.median(ratio) < 1.4
     assert np.mean((ratio > 0.5) & (ratio < 2)) >= 0.95
@@ -208,8 +206,7 @@ def test_probabilities_are_probabilities():
 def test_quantiles_count_as_the_definition_does(given_, alpha):
     p, y = given_
     conformal = fit_conformal(p, y, alpha)
-    check_conformal(conformal)
-    for own, quantile in ((p[y == 0], conformal["quantiles"][0]), (1 - p[y == 1], conformal["quantiles"][1])):
+    for own, quantile in ((p[y == 0], conformal.quantiles[0]), (1 - p[y == 1], conformal.quantiles[1])):
         wanted = (len(own) + 1) * (1 - alpha) - 1e-9
         if wanted > len(own):
             assert quantile == 1
@@ -222,7 +219,7 @@ def test_quantiles_count_as_the_definition_does(given_, alpha):
 def test_round_numbers_are_not_rounded_up(n, alpha, place):
     p = np.concatenate([np.arange(1, n + 1) / 100, [0.5]])
     y = np.concatenate([np.zeros(n), [1]])
-    assert fit_conformal(p, y, alpha)["quantiles"] == [place / 100, 1.0]
+    assert fit_conformal(p, y, alpha).quantiles == (place / 100, 1.0)
 
 
 @pytest.mark.parametrize("alpha", [0, 1, -0.1, math.nan])
@@ -236,10 +233,10 @@ def test_an_error_rate_lies_between_nothing_and_all(alpha):
 def test_sets_depend_on_the_order_of_scores_only(given_, more):
     scores, y = given_
     scores, new = scores / 10, np.array(more) / 10
-    kinds = [{"kind": "none"}, {"kind": "platt", "slope": 3.0, "intercept": 1.0}]
+    kinds = [Calibration(), Calibration("platt", 3.0, 1.0)]
     kept = []
     for kind in kinds:
-        quantiles = fit_conformal(probabilities(scores, kind), y, 0.3)["quantiles"]
+        quantiles = fit_conformal(probabilities(scores, kind), y, 0.3).quantiles
         p = probabilities(new, kind)
         # Rounding may move a score that equals a quantile; a little room on both sides tells no other pair apart.
         kept.append([(p <= quantiles[0] + 1e-12).tolist(), (1 - p <= quantiles[1] + 1e-12).tolist()])
@@ -251,10 +248,10 @@ def test_each_class_is_covered_though_one_is_rare():
     covered = {0: [], 1: []}
     for _ in range(400):
         y = np.repeat([0, 1], [60, 12])
-        p = probabilities(rng.standard_normal(72) + 1.5 * y, {"kind": "none"})
-        quantiles = fit_conformal(p, y)["quantiles"]
+        p = probabilities(rng.standard_normal(72) + 1.5 * y, Calibration())
+        quantiles = fit_conformal(p, y).quantiles
         for c in (0, 1):
-            new = probabilities(rng.standard_normal(100) + 1.5 * c, {"kind": "none"})
+            new = probabilities(rng.standard_normal(100) + 1.5 * c, Calibration())
             covered[c].append(np.mean(np.abs(new - c) <= quantiles[c]))
     for c, n in ((0, 60), (1, 12)):
         assert 0.89 < np.mean(covered[c]) < 0.9 + 1 / (n + 1) + 0.02
@@ -293,7 +290,7 @@ def test_planted_people_are_calibrated_and_covered():
         unseen, truth = planted(rng, 600)
         found = probabilities(ridge(x, y, unseen), calibration)
         log_odds = np.log(found / (1 - found))
-        slopes.append(fit_platt(log_odds, truth)["slope"])
+        slopes.append(fit_platt(log_odds, truth).slope)
         sets = [prediction_set(value, CLASSES, conformal, threshold) for value in found]
         coverage.append(np.mean([CLASSES[t] in s for t, s in zip(truth, sets, strict=True)]))
         decided.append(np.mean([len(s) == 1 for s in sets]))
@@ -311,14 +308,13 @@ QUALITY = quality(mean_fd=0.2, mean_coverage=0.95)
 def test_reference_of_what_training_saw():
     reference = fit_reference([QUALITY, replace(QUALITY, n_frames_left=200, mean_fd=0.4, placement="packaged")])
     assert reference == {
-        "repetition_time": {"low": 1.98, "high": 2.02},
-        "n_frames_left": {"low": 180.0},
-        "mean_fd": {"high": 0.5},
-        "mean_coverage": {"low": 0.9025},
-        "tsnr": {"low": 37.5, "high": 62.5},
-        "placement": {"values": ["packaged", "same"]},
+        "repetition_time": Limits(2.02, 1.98),
+        "n_frames_left": Limits(low=180.0),
+        "mean_fd": Limits(high=0.5),
+        "mean_coverage": Limits(low=0.9025),
+        "tsnr": Limits(62.5, 37.5),
+        "placement": Limits(values=("packaged", "same")),
     }
-    check_reference(reference)
 
 
 @pytest.mark.parametrize(
@@ -344,7 +340,7 @@ def test_who_lies_outside(name, value, flags):
 def test_what_nobody_knows_is_left_out():
     unknown = replace(QUALITY, mean_fd=None, tsnr=math.nan)
     assert {"mean_fd", "tsnr"}.isdisjoint(fit_reference([unknown, unknown]))
-    assert fit_reference([unknown, QUALITY])["mean_fd"] == {"high": 0.25}
+    assert fit_reference([unknown, QUALITY])["mean_fd"] == Limits(high=0.25)
     assert fit_reference([]) == {}
 
 
@@ -365,7 +361,6 @@ def test_what_nobody_knows_is_left_out():
 )
 def test_training_itself_never_lies_outside(qualities):
     reference = fit_reference(qualities)
-    check_reference(reference)
     assert not [f for q in qualities for f in reference_flags(q.value, reference) if f.startswith("outside")]
 
 
@@ -385,7 +380,7 @@ def test_what_models_are_off_by_does_not_flatten_the_slope():
     for seed in range(40):
         scores, y, fold = of_five_models(seed, offset=1.5)
         for known, found in slopes.items():
-            found.append(fit_platt(scores, y, fold if known else None)["slope"])
+            found.append(fit_platt(scores, y, fold if known else None).slope)
     assert np.median(slopes[False]) < 1.2
     assert 1.6 < np.median(slopes[True]) < 2.3
 

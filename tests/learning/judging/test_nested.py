@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from linear_parts import make_cohort
 
+from bids_fmmtc.learning.bundle.calibrate import Calibration
 from bids_fmmtc.learning.folds import Fold
 from bids_fmmtc.learning.judging.nested import Inner, judge, loss, probabilities, settle
 from bids_fmmtc.learning.learners.linear import LinearLearner
@@ -107,5 +108,5 @@ def test_classes_weigh_the_same_in_the_loss():
 
 
 def test_probabilities_follow_the_calibration():
-    p = probabilities(np.array([-1.0, 0.0, 2.0]), {"kind": "platt", "slope": 2.0, "intercept": 0.5})
+    p = probabilities(np.array([-1.0, 0.0, 2.0]), Calibration("platt", 2.0, 0.5))
     np.testing.assert_allclose(p, 1 / (1 + np.exp(-(2 * np.array([-1.0, 0, 2]) + 0.5))))
