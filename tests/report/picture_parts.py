@@ -31,6 +31,8 @@ from bids_fmmtc.report.group.figures import flow_figure
 from bids_fmmtc.report.kit import figure
 from bids_fmmtc.report.participant.facts import participant_facts
 from bids_fmmtc.report.participant.recording_figures import matrix_figure, timeline_figure
+from bids_fmmtc.results.measures import MEASURES
+from bids_fmmtc.results.record import evaluation_of, plan_of
 
 STORED = Path(__file__).parent / "pictures"
 DPI, FINER = 60, 4  # of the stored pictures; drawn finer, since the width of a word is rounded to pixels
@@ -48,16 +50,16 @@ def draw_all(folder):
     participant_parts.write_recording(folder / "person")
     facts = participant_facts(folder / "person", "01")
     recording = facts.sessions[0].recordings[0]
-    models = group_parts.evaluation()["models"].values()
-    rows = [ForestRow(m["text"], m["role"], m.get("metrics", {}).get("auroc"), m.get("reason", "")) for m in models]
+    models = evaluation_of(group_parts.evaluation()).models.values()
+    rows = [ForestRow(m.text, m.role, m.estimate("auroc"), m.reason or "") for m in models]
 
     def analysis():
         return read_analysis(folder / "group" / "group" / "main")
 
     return {
-        "forest": lambda: forest(rows, "auroc", "p", "Models", ""),
+        "forest": lambda: forest(rows, MEASURES["auroc"], "p", "Models", ""),
         "roc": lambda: roc_figure(analysis(), "p"),
-        "trial-plan": lambda: next(f for f in trial_figures(group_parts.trial(), "p") if f.name == "p-size"),
+        "trial-plan": lambda: next(f for f in trial_figures(plan_of(group_parts.trial()), "p") if f.name == "p-size"),
         "flow": lambda: flow_figure(read_group(folder / "group"), analysis(), "p"),
         "time-course": lambda: timeline_figure(recording, facts.atlas, "p"),
         "connectivity": lambda: matrix_figure(recording, facts.atlas, "p"),

@@ -1,5 +1,7 @@
 """Six figures are what their stored pictures show; any line, band, mark or label that moves a little is seen."""
 
+from dataclasses import replace
+
 import matplotlib as mpl
 import pytest
 from matplotlib.transforms import ScaledTranslation
@@ -63,7 +65,7 @@ def test_whatever_moves_is_seen(canvases, name):
 def test_another_number_is_seen(draw, monkeypatch):
     real = forest._interval
     monkeypatch.setattr(
-        forest, "_interval", lambda ax, told, *more: real(ax, {**told, "high": told["high"] - MOVED}, *more)
+        forest, "_interval", lambda ax, told, *more: real(ax, replace(told, high=told.high - MOVED), *more)
     )
     assert apart(picture(canvas_of(draw["forest"])), stored("forest")) > APART
 
