@@ -19,7 +19,7 @@ from bids_fmmtc import __version__
 from bids_fmmtc.dataset.derivatives import sidecars
 from bids_fmmtc.dataset.derivatives.records import PREPARED_BY
 from bids_fmmtc.dataset.derivatives.sidecars import Context, Links
-from bids_fmmtc.dataset.derivatives.standing import find_standing, holds_results, made_by, settled
+from bids_fmmtc.dataset.derivatives.standing import find_standing, holds_results, made_by, names_in, settled
 from bids_fmmtc.dataset.find.beside import beside_series, is_series
 from bids_fmmtc.dataset.find.fingerprint import fingerprint
 from bids_fmmtc.dataset.folders import fmriprep_version
@@ -39,7 +39,7 @@ from bids_fmmtc.errors import BundleError, DataError, FmmtcError, OutputError
 from bids_fmmtc.keys import Key
 from bids_fmmtc.modalities import Modality, clip_forms, load_modality
 from bids_fmmtc.modalities.connectivity import connectivity, describe, measure_name
-from bids_fmmtc.plain import Object
+from bids_fmmtc.plain import Json, Object
 from bids_fmmtc.quality import read_quality
 from bids_fmmtc.recipe import Recipe
 from bids_fmmtc.settings import Task
@@ -148,7 +148,7 @@ def open_source(recording: Recording, place: Workplace) -> Opened:
     return Source(recording, place.grids, recipe, place.task.transform, clip_forms(recipe, place.task.weights))
 
 
-def reopen(record: Path, recipe: Recipe, xyz: Float32, content: Mapping[str, Any] | None = None) -> SeriesSource:
+def reopen(record: Path, recipe: Recipe, xyz: Float32, content: Mapping[str, Json] | None = None) -> SeriesSource:
     """Open a finished recording from its stored parcel series: same frames, windows and scaling to the bit, no image.
 
     Parameters
@@ -168,7 +168,7 @@ def reopen(record: Path, recipe: Recipe, xyz: Float32, content: Mapping[str, Any
         The record tells of a failure or of another recipe, or the series are gone or cannot be read.
     """
     content = (read_record(record) if content is None else content) or {}
-    names = [Path(name).name for name in content.get("Outputs", []) if str(name).endswith("_timeseries.tsv")]
+    names = [Path(name).name for name in names_in(content, "Outputs") if name.endswith("_timeseries.tsv")]
     if content.get("Status") != "ok" or len(names) != 1:
         raise DataError(f"{record.name} holds no parcel series.", "Run the participant level again for this recording.")
     if content.get("RecipeDigest") != recipe.digest:
@@ -178,7 +178,7 @@ def reopen(record: Path, recipe: Recipe, xyz: Float32, content: Mapping[str, Any
         raise DataError(f"{names[0]} has {table.values.shape[1]} parcels, the atlas {len(xyz)}.")
     quality = read_quality(content, record.name)
     values = table.values.astype(np.float32)
-    return SeriesSource(content["Key"], values, quality.repetition_time, xyz, recipe, quality=quality)
+    return SeriesSource(str(content["Key"]), values, quality.repetition_time, xyz, recipe, quality=quality)
 
 
 def extract(source: Opened, modalities: Sequence[Modality]) -> Features:
@@ -265,7 +265,7 @@ def _reusable(record_file: Path, marks: Mapping[str, str], place: Workplace) -> 
     return features
 
 
-def _completed(record_file: Path, record: Mapping[str, Any], before: Features, place: Workplace) -> Features:
+def _completed(record_file: Path, record: Mapping[str, Json], before: Features, place: Workplace) -> Features:
     """Add modalities to finished features, from the stored series; the other files change in the recipe they name.
 
     Raises
@@ -276,14 +276,14 @@ def _completed(record_file: Path, record: Mapping[str, Any], before: Features, p
         A file cannot be written; then none is.
     """
     recipe = place.task.recipe
-    part = recipe.only(record["Modalities"]) or recipe
+    part = recipe.only(before.arrays) or recipe
     source = reopen(record_file, part, place.atlas.xyz, record)
     arrays = {
         m.name: before.arrays[m.name] if m.name in before.arrays else m.compute(source, source.windows)
         for m in place.modalities
     }
     features = Features(before.key, before.windows, arrays, before.quality, recipe.digest)
-    sidecars_of = [place.layout.root / name for name in record["Outputs"] if name.endswith(".json")]
+    sidecars_of = [place.layout.root / name for name in names_in(record, "Outputs") if name.endswith(".json")]
     with together():
         for path in sidecars_of:
             write_json(path, {**(read_record(path) or {}), "RecipeDigest": recipe.digest})

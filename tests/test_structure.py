@@ -378,20 +378,6 @@ def test_keys_are_taken_apart_in_one_place():
     assert splits == SPLIT_NAMES | OTHERS_NAMES
 
 
-# Annotations that say nothing of what a mapping holds; the number only falls.
-MOST_UNTOLD = 185
-
-
-def untold(tree):
-    """Count ``Mapping[str, Any]`` and ``dict[str, Any]``."""
-    found = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Subscript)]
-    return sum(text in {"Mapping[str, Any]", "dict[str, Any]"} for text in found)
-
-
-def test_what_a_mapping_holds_is_told():
-    assert sum(map(untold, TREES.values())) <= MOST_UNTOLD, "give it a type, or read it by one (bids_fmmtc.plain)"
-
-
 # imports of others
 
 
@@ -581,7 +567,7 @@ MOST_READS = {
     # of anything
     ("learning/", "group/", "report/"): 382,
 }
-MOST_LOOSE = 304
+MOST_LOOSE = 143
 """Mapping[str, Any] and dict[str, Any] in the package; the number may only fall."""
 
 

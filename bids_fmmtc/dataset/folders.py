@@ -166,7 +166,7 @@ def _names_fmriprep(folder: Path) -> bool:
     return str(_made_by(folder).get("Name", "")).lower().startswith("fmriprep")
 
 
-def _made_by(folder: Path) -> Mapping[str, Any]:
+def _made_by(folder: Path) -> Mapping[str, object]:
     """Return what a dataset's description says of the program that made it."""
     description = read_json(folder / _DESCRIPTION)
     # The first entry made the dataset; apps that run on fMRIPrep's output list it after themselves.
@@ -240,7 +240,7 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
         raise InputError(f"Folder {folder} cannot be read: {error.strerror}.", "Check its permissions.") from None
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, object]:
     """Read a JSON object on which no number rests; one that is absent, not fetched or malformed counts as empty."""
     try:
         return read_object(path)

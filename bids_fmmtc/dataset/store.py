@@ -285,7 +285,7 @@ def write_features(path: Path, features: Features) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_features(path: Path, record: Mapping[str, Any] | None = None) -> Features:
+def read_features(path: Path, record: Mapping[str, Json] | None = None) -> Features:
     """Read features and the JSON record beside them.
 
     Parameters
@@ -314,7 +314,9 @@ def read_features(path: Path, record: Mapping[str, Any] | None = None) -> Featur
             )
         arrays = load(data)
         windows = arrays.pop("windows")
-        return Features(record["Key"], windows, arrays, read_quality(record, path.name), record["RecipeDigest"])
+        return Features(
+            str(record["Key"]), windows, arrays, read_quality(record, path.name), str(record["RecipeDigest"])
+        )
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         if isinstance(error, DataError):
             raise

@@ -10,7 +10,6 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from bids_fmmtc.dataset.folders import list_participants, refuse_absent
 from bids_fmmtc.dataset.naming import natural
@@ -62,7 +61,7 @@ class Column:
     name: str
     table: str
     values: Mapping[str, Mapping[str | None, str | None]]
-    described: Mapping[str, Any] = field(default_factory=dict)
+    described: Mapping[str, object] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -167,9 +166,9 @@ class Table:
         note = (f"column {name!r} of {self.name}: {quoted(taken)} taken as missing.",) if taken else ()
         return Column(name, self.name, values, self._described(name), note)
 
-    def _described(self, name: str) -> dict[str, Any]:
+    def _described(self, name: str) -> dict[str, object]:
         """Return what the data dictionaries say of a column, the later ones over the earlier."""
-        found: dict[str, Any] = {}
+        found: dict[str, object] = {}
         for path in filter(is_there, self.dictionaries):
             refuse_absent(path)
             about = read_object(path).get(name)

@@ -289,7 +289,7 @@ def _by_recordings(rows: Mapping[str, Line], records: Sequence[Record]) -> dict[
         sessions.setdefault(record.key.of_session, []).append(record)
     found: dict[str, Line] = {}
     for key, runs in sessions.items():
-        problems = [_reason(run) for run in runs if run.problem]
+        problems = [run.reason for run in runs if run.problem]
         failed = len(problems) == len(runs)
         if key not in rows:
             more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
@@ -315,11 +315,6 @@ def _others(row: Line, runs: Sequence[Record]) -> bool:
 def _flagged(qc: str, flag: str) -> str:
     """Add a flag to those of a prediction."""
     return flag if qc == "ok" else f"{qc},{flag}"
-
-
-def _reason(record: Record) -> str:
-    """Return why a recording has no features, as its own row says it."""
-    return str(record.content.get("Reason") or record.problem)
 
 
 def _expected(roots: Sequence[Path]) -> tuple[dict[str, str], list[str]]:
@@ -426,7 +421,7 @@ def _write_quality(root: Path, records: Sequence[Record]) -> list[str]:
             "fmmtc_last_attempt": record.last_attempt or None,
         }
         if record.problem:
-            row["fmmtc_reason"] = _reason(record)
+            row["fmmtc_reason"] = record.reason
         if record.state is not RecordingState.FAILED:
             row |= shown(quality_in(record.content))
         rows.append(row)

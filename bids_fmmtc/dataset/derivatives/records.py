@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bids_fmmtc.dataset.derivatives.describe import DESCRIPTION, NAME, Own, own_entry
-from bids_fmmtc.dataset.derivatives.standing import attempt_reason, stale_reason
+from bids_fmmtc.dataset.derivatives.standing import attempt_reason, names_in, stale_reason
 from bids_fmmtc.dataset.folders import func_files, list_participants
 from bids_fmmtc.dataset.naming import natural, some
 from bids_fmmtc.dataset.store import read_record
 from bids_fmmtc.errors import InputError, MissingInputError, RecipeError
 from bids_fmmtc.keys import Key
+from bids_fmmtc.plain import Json
 from bids_fmmtc.recipe import Recipe, differences
 from bids_fmmtc.states import RecordingState
 
@@ -40,7 +40,7 @@ class Record:
     key: Key
     root: Path
     path: Path
-    content: Mapping[str, Any]
+    content: Mapping[str, Json]
     problem: str
 
     @property
@@ -55,6 +55,40 @@ class Record:
     def last_attempt(self) -> str:
         """Why the last attempt failed, where features of an earlier one are there; else empty."""
         return attempt_reason(self.content)
+
+    @property
+    def outputs(self) -> list[str]:
+        """Files that belong to it, relative to the dataset."""
+        return names_in(self.content, "Outputs")
+
+    @property
+    def sources(self) -> list[str]:
+        """URIs of the files it was made of."""
+        return names_in(self.content, "Sources")
+
+    @property
+    def spans(self) -> list[tuple[float, float]]:
+        """Seconds at which each window begins and ends."""
+        found = self.content.get("WindowOnsets")
+        pairs = [each for each in found if isinstance(each, list)] if isinstance(found, list) else []
+        return [(float(first), float(last)) for first, last in pairs]
+
+    @property
+    def modalities(self) -> list[str]:
+        """Whose features it holds."""
+        found = self.content.get("Modalities")
+        return list(found) if isinstance(found, dict) else []
+
+    @property
+    def digest(self) -> str | None:
+        """Of the recipe it was made with."""
+        found = self.content.get("RecipeDigest")
+        return found if isinstance(found, str) else None
+
+    @property
+    def reason(self) -> str:
+        """Why there are no features to use, as its own row says it."""
+        return str(self.content.get("Reason") or self.problem)
 
     @property
     def participant(self) -> str:

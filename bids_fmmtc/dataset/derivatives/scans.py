@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bids_fmmtc.dataset.derivatives.sidecars import SCANS_COLUMNS, failed_record
-from bids_fmmtc.dataset.derivatives.standing import Standing, attempt_reason, find_standing, stale_reason
+from bids_fmmtc.dataset.derivatives.standing import Standing, attempt_reason, find_standing, names_in, stale_reason
 from bids_fmmtc.dataset.store import Layout, read_record, read_table, remove, write_json, write_table
 from bids_fmmtc.keys import Key
-from bids_fmmtc.plain import Cell, Cells
+from bids_fmmtc.plain import Cell, Cells, Json
 from bids_fmmtc.quality import COLUMNS, Quality, quality_in
 from bids_fmmtc.rows import Row
 from bids_fmmtc.settings import Task
@@ -89,9 +89,9 @@ def _note(
     _forget_others(key, standing[0].record if standing else record, layout, of_failures_only=True)
 
 
-def standing_row(content: Mapping[str, Any]) -> Cells:
+def standing_row(content: Mapping[str, Json]) -> Cells:
     """Return the row of a recording by its record alone: state, reasons, quality."""
-    row = {"fmmtc_status": content.get("Status"), **shown(quality_in(content))}
+    row: Cells = {"fmmtc_status": str(content.get("Status")), **shown(quality_in(content))}
     row["fmmtc_last_attempt"] = attempt_reason(content) or None
     if content.get("Status") == RecordingState.STALE:
         row["fmmtc_reason"] = stale_reason(content)
@@ -156,7 +156,7 @@ def _forget_others(key: str, but: Path, layout: Layout, *, of_failures_only: boo
         content = read_record(record) or {}
         if record == but or (of_failures_only and content.get("Status") != "failed"):
             continue
-        for name in content.get("Outputs", []):
+        for name in names_in(content, "Outputs"):
             output = layout.root / name
             if output.parent in ours:  # never anything but its own neighbours and pictures
                 remove(output)

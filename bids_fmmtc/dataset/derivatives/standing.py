@@ -8,10 +8,9 @@ learns or predicts from them, and they are taken up again should the input be wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bids_fmmtc import __version__
 from bids_fmmtc.dataset.find.fingerprint import changed, known_marks
@@ -42,7 +41,7 @@ class Standing:
     """
 
     record: Path
-    content: Mapping[str, Any]
+    content: Mapping[str, Json]
     changed: tuple[str, ...] = ()
 
     @property
@@ -68,10 +67,16 @@ def attempt_reason(content: Mapping[str, object]) -> str:
     return str(noted.get("Reason", "")) if isinstance(noted, dict) else ""
 
 
-def stale_reason(content: Mapping[str, Any]) -> str:
+def names_in(content: Mapping[str, object], field: str) -> list[str]:
+    """Return the names that a field of a record lists; none where it lists nothing."""
+    listed = content.get(field)
+    return list(map(str, listed)) if isinstance(listed, list | tuple) else []
+
+
+def stale_reason(content: Mapping[str, object]) -> str:
     """Return why the results of a record are stale, on one line."""
     words = {"bold": "image or series", "repetition_time": "repetition time", "confounds_sidecar": "confounds' sidecar"}
-    names = [words.get(str(name), str(name)) for name in content.get(CHANGED, [])]
+    names = [words.get(name, name) for name in names_in(content, CHANGED)]
     return f"stale: made before a change of {', '.join(names) or 'the input'}, and not made again yet."
 
 
@@ -117,17 +122,16 @@ def find_standing(
     return tuple(standing if whole else standing[:1])
 
 
-def _changed(content: Mapping[str, Any], marks: Mapping[str, str], root: Path, recipe: Recipe) -> tuple[str, ...]:
+def _changed(content: Mapping[str, object], marks: Mapping[str, str], root: Path, recipe: Recipe) -> tuple[str, ...]:
     before = content.get("InputFingerprint")
     before = before if isinstance(before, dict) else {}
     found = list(changed(before, marks)) if before else []
     if content.get("Status") == RecordingState.STALE and dict(marks) != before:
         # Once proven, it holds until the input is seen to be what it was.
-        found += [name for name in content.get(CHANGED, []) if name not in (RECIPE, OUTPUTS, *found)]
+        found += [name for name in names_in(content, CHANGED) if name not in (RECIPE, OUTPUTS, *found)]
     if not made_by(content, recipe):
         found.append(RECIPE)
-    names: Sequence[str] = content.get("Outputs", [])
-    if not all((root / name).is_file() for name in names):
+    if not all((root / name).is_file() for name in names_in(content, "Outputs")):
         found.append(OUTPUTS)
     return tuple(found)
 

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from bids_fmmtc.dataset.folders import entries
 from bids_fmmtc.dataset.naming import Filters, Image, matches
@@ -170,10 +169,10 @@ class Neighbours:
             )
         return float(result)
 
-    def _sidecar(self, file: SeriesFile) -> dict[str, Any]:
+    def _sidecar(self, file: SeriesFile) -> dict[str, object]:
         """Merge the sidecars that apply: labels all the table's; the nearest folder, then the most specific, rules."""
         tokens = set(file.labels.items())
-        merged: dict[str, Any] = {}
+        merged: dict[str, object] = {}
         folder = file.path.parent
         while True:
             apply = [
@@ -200,7 +199,7 @@ class Neighbours:
         return None if best is None else best.path
 
 
-def _told(path: Path) -> dict[str, Any]:
+def _told(path: Path) -> dict[str, object]:
     """Read a sidecar; what stands in one is never passed over for a guess."""
     try:
         return read_object(path)

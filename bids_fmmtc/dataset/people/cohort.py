@@ -317,7 +317,7 @@ def _read(run: Record, recipe: Recipe, names: Sequence[str]) -> Features | str:
     """Return a run's features with only the arrays asked for, or why they cannot be used."""
     if run.problem:
         return run.problem
-    if run.content.get("RecipeDigest") != recipe.digest:
+    if run.digest != recipe.digest:
         return "made with another recipe than its dataset's; run the participant level again"
     try:
         found = read_features(run.path)

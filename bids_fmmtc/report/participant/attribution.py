@@ -113,7 +113,7 @@ def _ranked(path: Path) -> list[dict[str, str]]:
     return sorted(read_rows(path) or [], key=lambda row: number_in(row, "rank") or 1e9)
 
 
-def _parcels(folder: Path) -> dict[str, Any]:
+def _parcels(folder: Path) -> dict[str, object]:
     rows = [
         {"rank": row.get("rank", ""), "name": row.get("name", ""), "network": row.get("network", ""),
          "mean": plain(number_in(row, "mean"), 3)}
@@ -122,7 +122,7 @@ def _parcels(folder: Path) -> dict[str, Any]:
     return {"caption": "Parcels that count most", "columns": _PARCELS, "rows": rows}
 
 
-def _edges(folder: Path) -> dict[str, Any]:
+def _edges(folder: Path) -> dict[str, object]:
     rows = [
         {"rank": row.get("rank", ""), "pair": f"{row.get('name_1', '')} and {row.get('name_2', '')}",
          "network": " and ".join(dict.fromkeys(row.get(k, "") for k in ("network_1", "network_2"))),

@@ -15,9 +15,11 @@ from bids_fmmtc.dataset.derivatives.describe import Own, is_demo, own_in
 from bids_fmmtc.dataset.derivatives.records import Record, gather_participant
 from bids_fmmtc.dataset.derivatives.standing import attempt_reason
 from bids_fmmtc.dataset.store import MISSING, read_record
-from bids_fmmtc.plain import Json
+from bids_fmmtc.errors import RecipeError
+from bids_fmmtc.plain import Json, Strictness, from_json
 from bids_fmmtc.quality import Quality, quality_in
-from bids_fmmtc.report.kit.values import mapping, read_rows, real
+from bids_fmmtc.recipe import Recipe
+from bids_fmmtc.report.kit.values import read_rows, real
 
 Float64 = NDArray[np.float64]
 
@@ -74,11 +76,10 @@ class RecordingFacts:
         """Whether it has features."""
         return not self.record.problem
 
-    def without(self, recipe: Mapping[str, Any]) -> list[str]:
+    def without(self, recipe: Recipe | None) -> list[str]:
         """Name the modalities of the dataset's recipe that its features do not hold."""
-        held, modalities = self.record.content.get("Modalities"), recipe.get("modalities")
-        names = [str(m.get("name")) for m in modalities if isinstance(m, dict)] if isinstance(modalities, list) else []
-        return [name for name in names if isinstance(held, dict) and name not in held]
+        held = self.record.modalities
+        return [m.name for m in recipe.modalities if m.name not in held] if recipe is not None and held else []
 
     @property
     def quality(self) -> Quality | None:
@@ -92,8 +93,8 @@ class RecordingFacts:
 
     def output(self, ending: str) -> Path | None:
         """Return its output with this ending, where it is there."""
-        for name in self.record.content.get("Outputs", []):
-            path = self.record.root / str(name)
+        for name in self.record.outputs:
+            path = self.record.root / name
             if path.name.endswith(ending) and path.is_file():
                 return path
         return None
@@ -182,9 +183,14 @@ class ParticipantFacts:
         return () if self.own is None else self.own.left_out
 
     @property
-    def recipe(self) -> Mapping[str, Any]:
-        """Every choice on the way from image to features; empty where it is not told."""
-        return mapping(None if self.own is None else self.own.recipe)
+    def recipe(self) -> Recipe | None:
+        """Every choice on the way from image to features; None where it is not told."""
+        if self.own is None:
+            return None
+        try:
+            return from_json(Recipe, self.own.recipe, "recipe", Strictness(RecipeError, drop=lambda _: None))
+        except RecipeError:
+            return None
 
 
 def participant_facts(root: Path, label: str) -> ParticipantFacts:
@@ -207,7 +213,7 @@ def participant_facts(root: Path, label: str) -> ParticipantFacts:
         sessions.append(SessionFacts(key, tuple(r for r in records if r.record.key.of_session == key), row, sidecar))
     description = read_record(root / "dataset_description.json") or {}
     facts = ParticipantFacts(root, label, tuple(sessions), AtlasFacts(""), description, _explained(root, keys))
-    name = facts.recipe.get("atlas", {}).get("name", "")
+    name = "" if facts.recipe is None else facts.recipe.atlas.name
     return ParticipantFacts(root, label, facts.sessions, atlas_facts(root, name), description, facts.explained)
 
 

@@ -87,11 +87,7 @@ def windows_figure(session: SessionFacts, name: str) -> Figure | None:
 
 def _spans(session: SessionFacts, n: int) -> list[tuple[str, list[tuple[float, float]]]]:
     """Return each run and the seconds its windows span; one run of equal steps where the records do not tell."""
-    found = [
-        (_run(Key(r.key)), [(float(a), float(b)) for a, b in r.record.content.get("WindowOnsets", [])])
-        for r in session.recordings
-        if r.ok
-    ]
+    found = [(_run(Key(r.key)), r.record.spans) for r in session.recordings if r.ok]
     if sum(len(onsets) for _, onsets in found) == n and found:
         return found
     return [("", [(60.0 * i, 60.0 * (i + 1)) for i in range(n)])]

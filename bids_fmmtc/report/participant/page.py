@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bids_fmmtc.keys import Key
 from bids_fmmtc.quality import ABOUT, About, Quality
-from bids_fmmtc.report.kit.page import number, percent, render
+from bids_fmmtc.report.kit.page import DASH, number, percent, render
 from bids_fmmtc.report.kit.sheet import attempt, counted, plain
 from bids_fmmtc.report.kit.words import flag_words, is_embedding, left_out_words, listed, reference_words, serious
 from bids_fmmtc.report.participant.attribution import attribution_sections
@@ -151,7 +151,7 @@ def _no_prediction(session: SessionFacts) -> str:
 
 def _reason(recording: RecordingFacts) -> str:
     record = recording.record
-    return " ".join(filter(None, [str(record.content.get("Reason") or record.problem), record.last_attempt]))
+    return " ".join(filter(None, [record.reason, record.last_attempt]))
 
 
 def _reference(session: SessionFacts) -> list[dict[str, str]]:
@@ -195,7 +195,7 @@ def _recording(facts: ParticipantFacts, recording: RecordingFacts, name: str, pi
         "lost": f"Lost parcels: {listed(lost, 40)}." if isinstance(lost, list) and lost else "",
         "no_image": coverage is None and atlas.image is None,
         "matrix": attempt("Connectivity", matrix_figure, recording, atlas, f"{name}-matrix", pixels),
-        "sources": [str(s) for s in recording.record.content.get("Sources", [])],
+        "sources": recording.record.sources,
     }
 
 
@@ -212,7 +212,7 @@ def _quality(recording: RecordingFacts) -> list[tuple[str, str]]:
         ("Space", space or "not told"),
         *((about.title, text) for about, text in rows if about.unit not in _TIMES),
         ("Parcels lost", lost),
-        ("Windows", str(len(recording.record.content.get("WindowOnsets", [])))),
+        ("Windows", str(len(recording.record.spans))),
     ]
 
 
@@ -240,13 +240,13 @@ def _shown(q: Quality, name: str, about: About) -> str:
 
 def _provenance(facts: ParticipantFacts) -> list[tuple[str, str]]:
     """Return where the numbers come from, as pairs of term and text."""
-    digest = next((r.record.content.get("RecipeDigest") for s in facts.sessions for r in s.recordings if r.ok), None)
+    digest = next((r.record.digest for s in facts.sessions for r in s.recordings if r.ok), None)
     links = facts.description.get("DatasetLinks")
+    atlas = None if facts.recipe is None else facts.recipe.atlas
     pairs = [
         ("Program", f"bids_fmmtc {plain(facts.version)}"),
         ("Recipe digest", str(digest or "not recorded")),
-        ("Atlas", f"{plain(facts.recipe.get('atlas', {}).get('name'))}, sha256 "
-                  f"{plain(facts.recipe.get('atlas', {}).get('sha256'))}"),
+        ("Atlas", f"{plain(atlas.name)}, sha256 {plain(atlas.sha256)}" if atlas else f"{DASH}, sha256 {DASH}"),
         ("Input datasets", ", ".join(f"{k}: {v}" for k, v in links.items()) if isinstance(links, dict) else "not told"),
     ]  # fmt: skip
     model = next((s.sidecar for s in facts.sessions if s.sidecar.get("BundleDigest")), None)

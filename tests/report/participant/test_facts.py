@@ -39,7 +39,7 @@ def test_recordings_and_predictions_meet_in_sessions(root):
     assert session.flags == ("high_motion", "outside_reference:tsnr")
     assert not facts.sessions[0].predicted
     assert facts.sessions[0].flags == ("high_motion", "few_minutes")  # of its recordings
-    assert facts.recipe["atlas"]["name"] == "Own"
+    assert facts.recipe.atlas.name == "Own"
     assert (facts.atlas.names, facts.atlas.networks) == (tuple(NAMES), tuple(NETWORKS))
 
 

@@ -53,11 +53,16 @@ def test_what_was_not_done_is_not_claimed(said):
     [
         ({"target_repetition_time": 0.72}, "resampled to a repetition time of 0.72 s"),
         ({"connectivity": {"kind": "tangent", "fisher_z": False}}, "projected to tangent space (Varoquaux"),
-        ({"connectivity": {"kind": "unheard"}}, "is the unheard between parcels"),
+        ({"connectivity": {"kind": "gram"}}, "Gram matrix of standardised series between parcels"),
     ],
 )
 def test_choices_change_the_text(said, change, words):
     assert words in said(change)
+
+
+def test_of_a_recipe_that_this_version_does_not_know_nothing_is_said(said):
+    assert said({"connectivity": {"kind": "unheard"}}) == ""
+    assert "BrainLM" in said({"of_another_version": 1, "connectivity": {"kind": "pearson"}})
 
 
 def test_imported_series_claim_no_image(said):
