@@ -6,7 +6,6 @@ import itertools
 import shlex
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +13,6 @@ from numpy.typing import NDArray
 from bids_fmmtc import __version__
 from bids_fmmtc.group.results import BUNDLE
 from bids_fmmtc.group.study import Study
-from bids_fmmtc.learning.bundle.card import trained_card
 from bids_fmmtc.learning.bundle.load import EncoderReference, ModelBundle
 from bids_fmmtc.learning.bundle.novelty import FEWEST, Novelty, embedding
 from bids_fmmtc.learning.bundle.save import save_bundle
@@ -23,12 +21,15 @@ from bids_fmmtc.learning.judging.decide import fit_conformal, fit_reference
 from bids_fmmtc.learning.judging.evaluate import Final
 from bids_fmmtc.learning.judging.nested import probabilities
 from bids_fmmtc.plain import to_json
+from bids_fmmtc.results.card import Facts, Figure, trained_card
 from bids_fmmtc.results.evaluation import NOTHING, Elsewhere, Evaluation, Metrics
 from bids_fmmtc.results.measures import ON_CARD
 from bids_fmmtc.results.verdict import conformal_caution
 from bids_fmmtc.types import Cohort, Float64
 
 CLASSES = ("non-responder", "responder")
+Counts = dict[str, dict[str, int]]
+"""Range of probability -> class -> number of sessions."""
 PRIVATE = ("--participant-label", "--explain", "-w", "--work-dir")
 """Options that a card leaves out: who was there, and where this was run."""
 
@@ -58,7 +59,7 @@ def write_bundle(study: Study, final: Final, evaluation: Evaluation, *, error_ra
     parts = final.fitted.head()
     # One quantile set for all repeats: a person's repeats are averaged first, as a person counts once.
     p = np.mean([probabilities(scores, settled.calibration) for scores in settled.scores], axis=0)
-    facts = _facts(study, final, evaluation, command) | {"out_of_fold": _histogram(p, cohort.y)}
+    facts = _facts(study, final, evaluation, command, _histogram(p, cohort.y))
     conformal = fit_conformal(p, cohort.y, error_rate)
     return save_bundle(
         study.folder / BUNDLE,
@@ -70,7 +71,7 @@ def write_bundle(study: Study, final: Final, evaluation: Evaluation, *, error_ra
         calibration=settled.calibration,
         conformal=conformal,
         reference=fit_reference([quality for runs in cohort.quality for quality in runs]),
-        card=trained_card(facts),
+        card=to_json(trained_card(facts)),
         encoders={
             m.name: EncoderReference(m.weights_sha256) for m in study.recipe.modalities if m.weights_sha256 is not None
         },
@@ -80,7 +81,7 @@ def write_bundle(study: Study, final: Final, evaluation: Evaluation, *, error_ra
     )
 
 
-def _histogram(p: Float64, y: Float64) -> dict[str, dict[str, int]]:
+def _histogram(p: Float64, y: Float64) -> Counts:
     """Count out-of-fold probabilities (N,) by class in ten ranges: a patient can be placed, and nobody be found."""
     edges = np.linspace(0, 1, 11)
     counts = {name: np.histogram(p[y == i], edges)[0] for i, name in enumerate(CLASSES)}
@@ -129,41 +130,34 @@ def _novelty(cohort: Cohort) -> dict[str, Novelty] | None:
     }
 
 
-def _facts(study: Study, final: Final, evaluation: Evaluation, command: str) -> dict[str, Any]:
+def _facts(study: Study, final: Final, evaluation: Evaluation, command: str, counts: Counts) -> Facts:
     cohort = study.cohort
-
-    def some(metrics: Metrics | None) -> dict[str, Any]:
-        given = metrics or NOTHING
-        return {name: {k: getattr(given[name], k) for k in ("value", "low", "high")} for name in ON_CARD}
-
     beside = [model for name, model in evaluation.models.items() if name != "model" and model.judged]
-
-    facts: dict[str, Any] = {
-        "title": f"{'DEMO MODEL, ' if study.demo else ''}{study.label}",
-        "datasets": [folder.name for folder in study.features],
-        "classes": {name: _people(cohort, cohort.y == i) for i, name in enumerate(CLASSES)},
-        "outcome": study.outcomes.definition,
-        "findings": list(evaluation.verdicts),
-        "metrics": some(evaluation.model.metrics),
-        "baselines": {model.text: some(model.metrics) for model in beside},
-        "protocol": {**to_json(evaluation.scheme), "setting of the final model": to_json(final.setting)},
-        "software": {
-            "bids_fmmtc": __version__,
-            **{name: version(name) for name in ("numpy", "scipy", "scikit-learn", "torch", "captum", "statsmodels")},
-        },
-        "training_command": public_command(command),
-        "demo": study.demo,
-        "caution": conformal_caution(evaluation),
-    }
-    if cohort.sites is not None:
-        where = np.array(cohort.sites)
-        facts["sites"] = {site: _people(cohort, where == site) for site in sorted(set(cohort.sites))}
-    if cohort.arms is not None:
-        facts["arms"] = sorted(set(cohort.arms))
-    if "age" in cohort.covariates and cohort.covariates["age"].shape[1] == 1:
-        facts["ages"] = cohort.covariates["age"][:, 0].tolist()
     others = (evaluation.external or NOTHING).items()
-    external = {name: some(cohort.metrics) for name, cohort in others if isinstance(cohort, Elsewhere)}
-    if external:
-        facts["external"] = external
-    return facts
+    age = cohort.covariates.get("age")
+    where = np.array(cohort.sites or ())
+    packages = ("numpy", "scipy", "scikit-learn", "torch", "captum", "statsmodels")
+    return Facts(
+        title=f"{'DEMO MODEL, ' if study.demo else ''}{study.label}",
+        datasets=[folder.name for folder in study.features],
+        classes={name: _people(cohort, cohort.y == i) for i, name in enumerate(CLASSES)},
+        outcome=study.outcomes.definition,
+        findings=evaluation.verdicts,
+        metrics=_figures(evaluation.model.metrics),
+        baselines={model.text: _figures(model.metrics) for model in beside},
+        protocol={**to_json(evaluation.scheme), "setting of the final model": to_json(final.setting)},
+        software={"bids_fmmtc": __version__, **{name: version(name) for name in packages}},
+        training_command=public_command(command),
+        sites={site: _people(cohort, where == site) for site in sorted(set(cohort.sites or ()))},
+        ages=age[:, 0].tolist() if age is not None and age.shape[1] == 1 else None,
+        arms=sorted(set(cohort.arms or ())),
+        external={name: _figures(cohort.metrics) for name, cohort in others if isinstance(cohort, Elsewhere)},
+        out_of_fold=counts,
+        demo=study.demo,
+        caution=conformal_caution(evaluation),
+    )
+
+
+def _figures(metrics: Metrics | None) -> dict[str, Figure]:
+    given = metrics or NOTHING
+    return {name: Figure(given[name].value, given[name].low, given[name].high) for name in ON_CARD}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +14,29 @@ from bids_fmmtc.report.analysis.forest import ForestRow, forest, interval_text
 from bids_fmmtc.report.kit.figure import Figure
 from bids_fmmtc.report.kit.page import render
 from bids_fmmtc.report.kit.sheet import attempt, plain
-from bids_fmmtc.report.kit.values import estimate_in, mapping, number_of, texts
+from bids_fmmtc.report.kit.values import mapping
 from bids_fmmtc.report.kit.words import REFERENCE_WORDS, is_embedding, reference_words
+from bids_fmmtc.results.card import (
+    CAUTION,
+    COMMAND,
+    SECTIONS,
+    Calibration,
+    Conformal,
+    Document,
+    Limits,
+    Listed,
+    ModelCard,
+    document_of,
+    estimate_of,
+    estimates_of,
+)
 from bids_fmmtc.results.measures import PRIMARY, words_of
 
 DEEPEST = 6
-SECTIONS = {
-    "intended_use": "Intended use",
-    "limits": "Limits",
-    "data": "Training data",
-    "outcome": "Outcome",
-    "findings": "What the evaluation found",
-}
+FIRST = ("intended_use", "limits", "data", "outcome", "findings")
 """Sections of words, in their order; the first of ``findings`` also stands at the top."""
-_SHOWN = {*SECTIONS, "title", "demo", "version", "metrics", "baselines", "external", "protocol", "software"}
-_SHOWN |= {"training_command", "caution"}  # the limits hold the caution
+_SHOWN = {*FIRST, "title", "demo", "version", "metrics", "baselines", "external", "protocol", "software"}
+_SHOWN |= {COMMAND, CAUTION}  # the limits hold the caution
 _NONE = "The card says nothing of it."
 
 
@@ -42,28 +50,30 @@ def bundle_page(folder: Path) -> str:
     folder
         The bundle, with ``bundle.json`` in it.
     """
-    document = read_record(folder / "bundle.json")
-    card = mapping((document or {}).get("card"))
-    title = str(card.get("title") or folder.resolve().name)
-    extra = [(f"s-extra-{i}", heading(name), blocks(card[name])) for i, name in enumerate(_others(card), 1)]
+    content = read_record(folder / "bundle.json")
+    document, sections = document_of(content), mapping((content or {}).get("card"))
+    card = document.card
+    title = card.title or folder.resolve().name
+    extra = [(f"s-extra-{i}", heading(name), blocks(sections[name])) for i, name in enumerate(_others(sections), 1)]
+    told = {name: blocks(sections.get(name, _NONE)) for name in (*FIRST, "metrics", "protocol", "software")}
     facts: dict[str, Any] = {
         "title": f"Model card, {title}",
         "heading": title,
         "kind": "Model card",
-        "demo": card.get("demo") is True,
-        "readable": document is not None,
-        "findings": texts(card.get("findings"))[:1],
-        "sections": [(f"s-{name}", text, blocks(card.get(name, _NONE))) for name, text in SECTIONS.items()],
+        "demo": card.demo,
+        "readable": content is not None,
+        "findings": card.findings[:1],
+        "sections": [(f"s-{name}", SECTIONS[name], told[name]) for name in FIRST],
         "forest": attempt("The comparison", performance, card, "performance"),
-        "own": blocks(card.get("metrics", _NONE)),
+        "own": told["metrics"],
         "metrics": metric_tables(card),
-        "external": blocks(card["external"]) if card.get("external") else [],
-        "model": attempt("The model", model_facts, document or {}),
-        "reference": attempt("What training saw", reference_rows, mapping((document or {}).get("reference"))),
-        "files": attempt("The files", file_rows, folder, mapping((document or {}).get("files"))),
-        "protocol": blocks(card.get("protocol", _NONE)),
-        "software": blocks(card.get("software", _NONE)),
-        "command": str(card.get("training_command", "")),
+        "external": blocks(sections["external"]) if sections.get("external") else [],
+        "model": attempt("The model", model_facts, document),
+        "reference": attempt("What training saw", reference_rows, document.reference or {}),
+        "files": attempt("The files", file_rows, folder, document.files),
+        "protocol": told["protocol"],
+        "software": told["software"],
+        "command": card.training_command,
         "extra": extra,
     }
     facts["contents"] = [(name, text) for name, text, _ in facts["sections"]]
@@ -73,9 +83,9 @@ def bundle_page(folder: Path) -> str:
     return render("bundle.html", facts)
 
 
-def _others(card: Mapping[str, Any]) -> list[str]:
+def _others(sections: Iterable[str]) -> list[str]:
     """Return the sections that this page does not know, in the order of the card."""
-    return [str(name) for name in card if name not in _SHOWN]
+    return [str(name) for name in sections if name not in _SHOWN]
 
 
 def heading(name: str) -> str:
@@ -87,35 +97,34 @@ def heading(name: str) -> str:
 # --------------------------------------------------------------------------------------------------------- performance
 
 
-def performance(card: Mapping[str, Any], name: str) -> Figure | None:
+def performance(card: ModelCard, name: str) -> Figure | None:
     """Draw the model beside its baselines by the measure of record; None where the card has no such measure."""
     measure = PRIMARY["classification"]
-    metric = measure.name
-    own = ForestRow("the model", "model", estimate_in(card.get("metrics"), metric))
-    if own.estimate is None:
+    if measure.name not in card.metrics:
         return None
-    rows = [ForestRow(str(k), "baseline", estimate_in(v, metric)) for k, v in mapping(card.get("baselines")).items()]
-    more = [
-        ForestRow(f"cohort {k}, untouched", "elsewhere", estimate_in(v, metric))
-        for k, v in mapping(card.get("external")).items()
+    rows = [ForestRow("the model", "model", card.metrics[measure.name].estimate)]
+    beside = [(what, "baseline", figures) for what, figures in card.baselines.items()]
+    beside += [(f"cohort {what}, untouched", "elsewhere", figures) for what, figures in (card.external or {}).items()]
+    rows += [
+        ForestRow(what, role, figures[measure.name].estimate)
+        for what, role, figures in beside
+        if measure.name in figures
     ]
-    kept = [row for row in (*rows, *more) if row.estimate is not None]
     caption = "Out of fold, on the same people and folds, with 95 % intervals; baselines include parts of the model."
-    return forest([own, *kept], measure, name, "The model beside its baselines", caption)
+    return forest(rows, measure, name, "The model beside its baselines", caption)
 
 
-def metric_tables(card: Mapping[str, Any], most: int = 4) -> list[dict[str, Any]]:
+def metric_tables(card: ModelCard, most: int = 4) -> list[dict[str, Any]]:
     """Return every measure of the model and of what stands beside it as tables narrow enough for paper."""
-    shown: dict[str, Mapping[str, Any]] = {"the model": mapping(card.get("metrics"))}
-    shown |= {str(k): mapping(v) for k, v in mapping(card.get("baselines")).items()}
-    names = list(dict.fromkeys(name for metrics in shown.values() for name in metrics))
+    shown = {"the model": card.metrics, **card.baselines}
+    names = list(dict.fromkeys(name for figures in shown.values() for name in figures))
     tables = []
     for start in range(0, len(names), most):
         some = names[start : start + most]
         columns = [("what", "what", "text"), *((name, words_of(name), "number") for name in some)]
         rows = []
-        for what, metrics in shown.items():
-            cells = {n: interval_text(estimate_in(metrics, n)) if n in metrics else plain(None) for n in some}
+        for what, figures in shown.items():
+            cells = {n: interval_text(figures[n].estimate) if n in figures else plain(None) for n in some}
             rows.append({"what": what, **cells})
         caption = f"The model and what was judged beside it: {', '.join(heading for _, heading, _ in columns[1:])}"
         tables.append({"caption": caption, "columns": columns, "rows": rows})
@@ -125,66 +134,58 @@ def metric_tables(card: Mapping[str, Any], most: int = 4) -> list[dict[str, Any]
 # ---------------------------------------------------------------------------------------------------------- the bundle
 
 
-def model_facts(document: Mapping[str, Any]) -> list[tuple[str, str]]:
+def model_facts(document: Document) -> list[tuple[str, str]]:
     """Return what the model is and how it decides."""
-    calibration, conformal = mapping(document.get("calibration")), mapping(document.get("conformal"))
-    classes = document.get("classes")
-    rate = number_of(conformal.get("alpha"))
+    conformal = document.conformal or Conformal()
+    rate = conformal.alpha
     pairs = [
-        ("Classes, the predicted one last", ", ".join(texts(classes)) or plain(None)),
-        ("Decision threshold", plain(number_of(document.get("threshold")))),
-        ("Head", plain(mapping(document.get("head")).get("kind"))),
-        ("Calibration", _calibration(calibration)),
-        ("One value for each", plain(document.get("unit"))),
+        ("Classes, the predicted one last", ", ".join(document.classes) or plain(None)),
+        ("Decision threshold", plain(document.threshold)),
+        ("Head", plain(document.head.kind)),
+        ("Calibration", _calibration(document.calibration)),
+        ("One value for each", plain(document.unit)),
         ("Conformal set", "none" if rate is None else f"error rate {plain(rate)} in either class"),
     ]
     if rate is not None:
-        quantiles = conformal.get("quantiles")
-        told = ", ".join(plain(number_of(q)) for q in quantiles) if isinstance(quantiles, Sequence) else plain(None)
-        pairs.append(("Conformal quantiles", told))
-    for name, encoder in mapping(document.get("encoders")).items():
-        own = mapping(encoder)
-        where = "included" if own.get("included") is True else "not included; everybody fetches the weights"
-        pairs.append((f"Encoder {name}", f"{where}; sha256 {plain(own.get('sha256'))}"))
-    shapes = mapping(document.get("shapes"))
-    pairs += [(f"Input {name}", " × ".join(map(str, shape))) for name, shape in shapes.items()]
-    return [*pairs, ("Checksum", plain(document.get("checksum")))]
+        pairs.append(("Conformal quantiles", ", ".join(map(plain, conformal.quantiles)) or plain(None)))
+    for name, weights in document.encoders.items():
+        where = "included" if weights.included else "not included; everybody fetches the weights"
+        pairs.append((f"Encoder {name}", f"{where}; sha256 {plain(weights.sha256)}"))
+    pairs += [(f"Input {name}", " × ".join(map(str, shape))) for name, shape in document.shapes.items()]
+    return [*pairs, ("Checksum", plain(document.checksum))]
 
 
-def _calibration(found: Mapping[str, Any]) -> str:
-    numbers = ", ".join(f"{name} {plain(number_of(found[name]))}" for name in ("slope", "intercept") if name in found)
-    return f"{plain(found.get('kind'))}{f' ({numbers})' if numbers else ''}"
+def _calibration(found: Calibration) -> str:
+    told = {"slope": found.slope, "intercept": found.intercept}
+    numbers = ", ".join(f"{name} {plain(number)}" for name, number in told.items() if number is not None)
+    return f"{plain(found.kind)}{f' ({numbers})' if numbers else ''}"
 
 
-def reference_rows(reference: Mapping[str, Any]) -> list[dict[str, str]]:
+def reference_rows(reference: Mapping[str, Limits]) -> list[dict[str, str]]:
     """Return what training saw: a row a quantity with its limits or the values seen."""
     rows = []
     for name, limits in reference.items():
-        own = mapping(limits)
-        values = own.get("values")
+        known = name in REFERENCE_WORDS or is_embedding(name)
         rows.append(
             {
-                "name": f"{name} ({reference_words(name)})"
-                if name in REFERENCE_WORDS or is_embedding(name)
-                else str(name),
-                "low": plain(number_of(own.get("low"))),
-                "high": plain(number_of(own.get("high"))),
-                "values": ", ".join(map(str, values)) if isinstance(values, list) else plain(None),
+                "name": f"{name} ({reference_words(name)})" if known else name,
+                "low": plain(limits.low),
+                "high": plain(limits.high),
+                "values": plain(None) if limits.values is None else ", ".join(map(str, limits.values)),
             }
         )
     return rows
 
 
-def file_rows(folder: Path, files: Mapping[str, Any]) -> list[dict[str, str]]:
+def file_rows(folder: Path, files: Mapping[str, Listed]) -> list[dict[str, str]]:
     """Return the listed files with size and sha256, and whether each is there with that size."""
     rows = []
-    for name, entry in files.items():
-        own, path = mapping(entry), folder / str(name)
-        inside = re.fullmatch(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", str(name)) is not None and ".." not in str(name)
+    for name, listed in files.items():
+        path = folder / name
+        inside = re.fullmatch(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*", name) is not None and ".." not in name
         there = inside and path.is_file()
-        state = "there" if there and path.stat().st_size == own.get("bytes") else "differs" if there else "missing"
-        size, digest = plain(own.get("bytes")), plain(own.get("sha256"))
-        rows.append({"name": str(name), "bytes": size, "sha256": digest, "state": state})
+        state = "there" if there and path.stat().st_size == listed.bytes else "differs" if there else "missing"
+        rows.append({"name": name, "bytes": plain(listed.bytes), "sha256": plain(listed.sha256), "state": state})
     return rows
 
 
@@ -204,29 +205,22 @@ def blocks(value: Any) -> list[dict[str, Any]]:
     return [{"kind": "text", "lines": ["None." if isinstance(value, Mapping | Sequence) else plain(value)]}]
 
 
-def _table(value: Mapping[str, Any]) -> dict[str, Any] | None:
+def _table(value: Mapping[Any, Any]) -> dict[str, Any] | None:
     """Return estimates, or rows of estimates, as a table; None for anything else."""
-    if all(_is_estimate(each) for each in value.values()):
+    if (estimates := estimates_of(value)) is not None:
         columns = [("what", "measure", "text"), ("value", "value (95 % interval)", "number")]
-        rows = [{"what": _words(k), "value": interval_text(estimate_in(value, k))} for k in value]
+        rows = [{"what": words_of(name), "value": interval_text(each)} for name, each in estimates.items()]
         return {"kind": "table", "columns": columns, "rows": rows}
-    if all(isinstance(row, Mapping) and row and all(map(_is_estimate, row.values())) for row in value.values()):
-        names = list(dict.fromkeys(name for row in value.values() for name in row))
-        columns = [("what", "of", "text"), *((name, _words(name), "number") for name in names)]
-        rows = [
-            {"what": str(k), **{n: interval_text(estimate_in(row, n)) for n in names if n in row}}
-            for k, row in value.items()
-        ]
-        return {"kind": "table", "columns": columns, "rows": rows}
-    return None
-
-
-def _words(name: str) -> str:
-    return words_of(name)
-
-
-def _is_estimate(value: Any) -> bool:
-    return isinstance(value, Mapping) and {"value", "low", "high"} <= set(value)
+    grid = {str(name): estimates for name, row in value.items() if (estimates := estimates_of(row)) is not None}
+    if len(grid) < len(value):
+        return None
+    names = list(dict.fromkeys(name for row in grid.values() for name in row))
+    columns = [("what", "of", "text"), *((name, words_of(name), "number") for name in names)]
+    rows = [
+        {"what": what, **{name: interval_text(row[name]) for name in names if name in row}}
+        for what, row in grid.items()
+    ]
+    return {"kind": "table", "columns": columns, "rows": rows}
 
 
 def flat(value: Mapping[Any, Any], before: str = "", depth: int = 0) -> Iterator[tuple[str, str]]:
@@ -235,8 +229,8 @@ def flat(value: Mapping[Any, Any], before: str = "", depth: int = 0) -> Iterator
         path = f"{before}{name if name == NAME else str(name).replace('_', ' ')}"
         if isinstance(inner, Mapping | list | tuple) and depth + 1 >= DEEPEST:
             yield path, json.dumps(inner, ensure_ascii=False)
-        elif _is_estimate(inner):
-            yield path, interval_text(estimate_in({"x": inner}, "x"))
+        elif (estimate := estimate_of(inner)) is not None:
+            yield path, interval_text(estimate)
         elif isinstance(inner, Mapping) and inner:
             yield from flat(inner, f"{path}: ", depth + 1)
         elif isinstance(inner, list | tuple):

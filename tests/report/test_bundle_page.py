@@ -4,11 +4,12 @@ import copy
 import json
 
 import pytest
+from card_parts import card_of
 from group_parts import HOSTILE, metrics, sound
 
 from bids_fmmtc.dataset.store import write_json
-from bids_fmmtc.learning.bundle.card import card_text, trained_card
-from bids_fmmtc.report.bundle_page import SECTIONS, blocks, bundle_page, flat
+from bids_fmmtc.learning.bundle.card import card_text
+from bids_fmmtc.report.bundle_page import FIRST, blocks, bundle_page, flat
 
 
 def document(**more):
@@ -29,7 +30,7 @@ def document(**more):
         "software": {"bids_fmmtc": "0.1.0", "numpy": "2.4.6"},
         "training_command": "bids_fmmtc fmriprep output group --outcome responder",
     }
-    card = trained_card(facts | more)
+    card = card_of(facts | more)
     return {
         "format": "bids_fmmtc bundle",
         "card": card,
@@ -61,7 +62,7 @@ def page(tmp_path_factory):
 
 def test_what_it_is_for_and_what_not_comes_first(page):
     places = [
-        page.ids.index(f"s-{name}") for name in (*SECTIONS, "performance", "model", "reference", "files", "protocol")
+        page.ids.index(f"s-{name}") for name in (*FIRST, "performance", "model", "reference", "files", "protocol")
     ]
     assert places == sorted(places)
     assert page.text.index("not shown to be better than chance") < page.text.index("Intended use")

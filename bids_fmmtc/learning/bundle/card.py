@@ -1,6 +1,6 @@
-"""The model card: what it says of a trained model, and how it is shown as Markdown.
+"""The model card as Markdown: README.md of a bundle; what it says stands in `bids_fmmtc.results.card`.
 
-A card is JSON in ``bundle.json``; the bundle's README.md shows it. Names of sites, columns and classes come from other
+Names of sites, columns and classes come from other
 people's tables, so every text is shown as plain text: no character in it makes a heading, table, link or HTML.
 """
 
@@ -10,141 +10,13 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import ArrayLike
-
-from bids_fmmtc.errors import BundleError
-from bids_fmmtc.learning.bundle.calibrate import UNIT, is_number
-from bids_fmmtc.learning.bundle.load import CARD_TEXTS, dumped
+from bids_fmmtc.learning.bundle.calibrate import UNIT
+from bids_fmmtc.learning.bundle.load import dumped
 from bids_fmmtc.modalities import about
+from bids_fmmtc.results.card import CAUTION, COMMAND, SECTIONS, Document, Limits, document_of, estimate_of, estimates_of
+from bids_fmmtc.results.estimate import Estimate
 
-SECTIONS = {
-    "data": CARD_TEXTS["data"],
-    "outcome": "Outcome",
-    "intended_use": CARD_TEXTS["intended_use"],
-    "limits": CARD_TEXTS["limits"],
-    "findings": "What the evaluation found",
-    "metrics": "Performance, out of fold",
-    "baselines": "Beside it, in the same folds",
-    "out_of_fold": "Probabilities of the people learnt from, out of fold",
-    "external": "On other cohorts, untouched",
-    "protocol": "Protocol",
-    "software": "Software",
-}
-"""Sections in their order, and their headings; any others follow by name, under it."""
-COMMAND = "training_command"
-"""The one entry that is shown as code."""
-CAUTION = "caution"
-"""The one entry that is not shown by itself: the limits hold it, and pages of people that the model is applied to."""
-REQUIRED = (
-    *("title", "datasets", "classes", "outcome", "findings", "metrics", "baselines", "protocol", "software"),
-    COMMAND,
-)
-OPTIONAL = ("sites", "ages", "arms", "external", "out_of_fold", "version", "demo", CAUTION)
-OLDEST = 89.0
-"""Years; greater ages could tell who a person is and are not shown, as BIDS advises."""
 DEEPEST = 4  # lists below lists; what lies deeper is shown as JSON
-
-# ------------------------------------------------------------------------------------------------------------- content
-
-
-def trained_card(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the card of a trained classifier.
-
-    Nothing in it depends on time or place: the same facts give the same card.
-
-    Parameters
-    ----------
-    facts
-        ``title``; ``datasets`` (names); ``classes`` (class -> number of people, the predicted class last);
-        ``outcome`` (its definition in words); ``findings`` (sentences of the evaluation, whatever they say);
-        ``metrics`` (name -> ``value``, ``low``, ``high``); ``baselines`` (name -> metrics); ``protocol`` and
-        ``software`` (anything JSON); ``training_command``. Where they are known: ``sites`` (name -> number of
-        people), ``ages`` (years, NaN where missing), ``arms`` (names of the arms learnt from), ``external`` (cohort
-        -> metrics), ``out_of_fold`` (range of probability -> class -> number of sessions), ``version``, ``demo``,
-        ``caution`` (why its conformal sets are not to be relied on).
-
-    Raises
-    ------
-    BundleError
-        A fact is missing or of no known name, or there are not two classes.
-    """
-    lacks = sorted(set(REQUIRED) - set(facts))
-    unknown = sorted(set(facts) - {*REQUIRED, *OPTIONAL})
-    if lacks or unknown:
-        raise BundleError(f"model card: lacks {lacks} and has unknown facts {unknown}.")
-    if len(facts["classes"]) != 2:
-        raise BundleError(f"model card: expected two classes, found {list(facts['classes'])}.")
-    card = {name: facts[name] for name in ("title", "outcome", "findings", "metrics", "baselines", "protocol")}
-    more = {name: facts[name] for name in ("external", "out_of_fold", "version", CAUTION) if facts.get(name)}
-    return card | {
-        "demo": bool(facts.get("demo", False)),
-        "data": _data(facts),
-        "intended_use": _intended_use(facts),
-        "limits": _limits(facts),
-        "software": facts["software"],
-        COMMAND: facts[COMMAND],
-        **more,
-    }
-
-
-def _data(facts: Mapping[str, Any]) -> str:
-    counts = facts["classes"]
-    said = [f"{sum(counts.values())} people ({_counted(counts)}) from {', '.join(facts['datasets'])}."]
-    if facts.get("arms"):
-        said.append(f"Arms: {', '.join(facts['arms'])}.")
-    if facts.get("sites"):
-        said.append(f"Sites: {_counted(facts['sites'])}.")
-    said.append(_ages(facts["ages"]) if facts.get("ages") is not None else "Ages were not read.")
-    return " ".join(said)
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {n}" for name, n in counts.items())
-
-
-def _ages(given: ArrayLike) -> str:
-    ages = np.asarray(given, dtype=np.float64)
-    known = np.minimum(ages[np.isfinite(ages)], OLDEST + 1)
-    if len(known) < 2:
-        return "Ages are not known."
-    youngest, oldest = (f"{a:.0f}" if a <= OLDEST else f"over {OLDEST:.0f}" for a in (known.min(), known.max()))
-    some = "" if len(known) == len(ages) else f", known of {len(known)}"
-    return f"Age {known.mean():.0f} years on average (SD {known.std(ddof=1):.0f}, {youngest} to {oldest}{some})."
-
-
-def _intended_use(facts: Mapping[str, Any]) -> str:
-    responder = list(facts["classes"])[-1]
-    return (
-        f"Research on treatment response and the planning of trials: the probability that a person becomes {responder} "
-        "by the outcome defined here, from a resting-state recording made and preprocessed like those of training. "
-        "Predictions must not guide the care of an individual patient."
-    )
-
-
-def _limits(facts: Mapping[str, Any]) -> str:
-    n, fewest = sum(facts["classes"].values()), min(facts["classes"].values())
-    elsewhere = "Not validated elsewhere: every figure comes from the training cohort itself, out of fold."
-    if facts.get("external"):
-        elsewhere = f"Tried elsewhere only on: {', '.join(facts['external'])}. Of other cohorts nothing is known."
-    return "\n\n".join(
-        (
-            "Research software, not a medical device.",
-            f"Learnt from {n} people, {fewest} of them in the smaller class. From so few, figures are uncertain; read "
-            "them with their intervals, and beside the baselines.",
-            elsewhere,
-            "A recording whose repetition time, frames, motion, coverage, signal-to-noise ratio, placement of the "
-            "atlas or embedding lies outside what training saw is flagged outside_reference; its probability is not "
-            "to be relied on. The flags are no proof of likeness: another diagnosis, treatment, age or scanner than "
-            "in training is outside too, and need not raise one.",
-            facts.get(CAUTION)
-            or "The conformal set holds the true class at the stated rate among people like those of training, not for "
-            "any one of them.",
-        )
-    )
-
-
-# ------------------------------------------------------------------------------------------------------------ Markdown
 
 
 def card_text(document: Mapping[str, Any], recipe_digest: str) -> str:
@@ -166,9 +38,10 @@ def card_text(document: Mapping[str, Any], recipe_digest: str) -> str:
         lines += [f"## {SECTIONS.get(name, _heading(name))}", "", *_block(card[name]), ""]
     if COMMAND in card:
         lines += [f"## {_heading(COMMAND)}", "", f"    {_printable(str(card[COMMAND]))}", ""]
-    lines += ["## Model", "", *_model(document), f"- Recipe digest: {plain(recipe_digest)}", ""]
-    if isinstance(document["reference"], Mapping) and document["reference"]:
-        lines += ["## What training saw", "", *_reference(document["reference"]), ""]
+    about_model = document_of(document)
+    lines += ["## Model", "", *_model(about_model), f"- Recipe digest: {plain(recipe_digest)}", ""]
+    if about_model.reference:
+        lines += ["## What training saw", "", *_reference(about_model.reference), ""]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -176,26 +49,25 @@ def _heading(name: str) -> str:
     return plain(name.replace("_", " ").capitalize())
 
 
-def _model(document: Mapping[str, Any]) -> Iterator[str]:
-    yield f"- Classes: {plain(', '.join(map(str, document['classes'])))}"
-    yield f"- Decision threshold: {scalar(document['threshold'])}"
-    yield f"- Head: {scalar(document['head'].get('kind'))}"
-    yield f"- Calibration: {scalar(document['calibration'].get('kind'))}, per {UNIT}"
-    conformal = document["conformal"]
-    rate = conformal.get("alpha") if isinstance(conformal, Mapping) else None
-    yield f"- Conformal set: {f'error rate {scalar(rate)} in either class' if is_number(rate) else 'none'}"
-    for name, encoder in document["encoders"].items():
-        where = "included" if encoder["included"] else f"not included. {about(name).licence}"
-        yield f"- Encoder {plain(name)}: weights sha256 {plain(encoder['sha256'])}, {where}"
+def _model(document: Document) -> Iterator[str]:
+    conformal = document.conformal
+    rate = None if conformal is None else conformal.alpha
+    yield f"- Classes: {plain(', '.join(document.classes))}"
+    yield f"- Decision threshold: {scalar(document.threshold)}"
+    yield f"- Head: {scalar(document.head.kind)}"
+    yield f"- Calibration: {scalar(document.calibration.kind)}, per {UNIT}"
+    yield f"- Conformal set: {'none' if rate is None else f'error rate {scalar(rate)} in either class'}"
+    for name, weights in document.encoders.items():
+        where = "included" if weights.included else f"not included. {about(name).licence}"
+        yield f"- Encoder {plain(name)}: weights sha256 {plain(str(weights.sha256))}, {where}"
 
 
-def _reference(reference: Mapping[str, Any]) -> Iterator[str]:
+def _reference(reference: Mapping[str, Limits]) -> Iterator[str]:
     yield "| | from | to | seen |"
     yield "|---|---|---|---|"
     for name, limits in reference.items():
-        entry = limits if isinstance(limits, Mapping) else {}
-        seen = ", ".join(map(str, entry.get("values", ())))
-        ends = (scalar(entry[end]) if end in entry else "" for end in ("low", "high"))
+        seen = ", ".join(map(str, limits.values or ()))
+        ends = ("" if end is None else scalar(end) for end in (limits.low, limits.high))
         yield f"| {plain(name)} | {' | '.join(ends)} | {plain(seen)} |"
 
 
@@ -208,8 +80,8 @@ def _block(value: Any) -> list[str]:
         return [scalar(value)]
     if not value:
         return ["None."]
-    if isinstance(value, Mapping) and all(map(_is_estimate, value.values())):
-        return _table(("", "value", "95 % interval"), [(name, *_estimate(v)) for name, v in value.items()])
+    if (estimates := estimates_of(value)) is not None:
+        return _table(("", "value", "95 % interval"), [(name, *_estimate(each)) for name, each in estimates.items()])
     if isinstance(value, Mapping) and all(map(_is_row, value.values())):
         columns = list(dict.fromkeys(column for row in value.values() for column in row))
         rows = [(name, *(_cell(row[c]) if c in row else "" for c in columns)) for name, row in value.items()]
@@ -217,25 +89,22 @@ def _block(value: Any) -> list[str]:
     return list(_listed(value, 0))
 
 
-def _is_estimate(value: Any) -> bool:
-    return isinstance(value, Mapping) and {"value", "low", "high"} <= set(value)
-
-
 def _is_row(value: Any) -> bool:
     cells = value.values() if isinstance(value, Mapping) else [{}]
-    return all(_is_estimate(cell) or not isinstance(cell, Mapping | list | tuple) for cell in cells)
+    return all(estimate_of(cell) is not None or not isinstance(cell, Mapping | list | tuple) for cell in cells)
 
 
-def _estimate(value: Mapping[str, Any]) -> tuple[str, str]:
-    low, high = value["low"], value["high"]
-    return scalar(value["value"]), "none" if low is None or high is None else f"{scalar(low)} to {scalar(high)}"
+def _estimate(found: Estimate) -> tuple[str, str]:
+    low, high = found.low, found.high
+    return scalar(found.value), "none" if low is None or high is None else f"{scalar(low)} to {scalar(high)}"
 
 
 def _cell(value: Any) -> str:
-    if not _is_estimate(value):
+    found = estimate_of(value)
+    if found is None:
         return scalar(value)
-    number, interval = _estimate(value)
-    return number if value["value"] is None else f"{number} ({interval})"
+    number, interval = _estimate(found)
+    return number if found.value is None else f"{number} ({interval})"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -251,7 +120,7 @@ def _listed(value: Any, depth: int) -> Iterator[str]:
     pairs = value.items() if isinstance(value, Mapping) else ((None, item) for item in value)
     for name, item in pairs:
         label = "" if name is None else f"{plain(str(name))}: "
-        inner = isinstance(item, Mapping | list | tuple) and bool(item) and not _is_estimate(item)
+        inner = isinstance(item, Mapping | list | tuple) and bool(item) and estimate_of(item) is None
         if not inner:
             yield f"{pad}- {label}{_cell(item)}"
         elif depth + 1 >= DEEPEST:

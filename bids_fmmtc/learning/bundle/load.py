@@ -41,19 +41,13 @@ from bids_fmmtc.learning.bundle.calibrate import (
 from bids_fmmtc.modalities import about
 from bids_fmmtc.modalities.weights import NAMES, file_sha256, weights_sha256
 from bids_fmmtc.recipe import Recipe
+from bids_fmmtc.results.card import TEXTS
 
 FORMAT = "bids_fmmtc bundle"
 FORMAT_VERSION = 1
 JSON, HEAD, TANGENT, CARD = "bundle.json", "head.safetensors", "tangent.safetensors", "README.md"
 NOVELTY = "novelty.safetensors"
 TANGENT_MODALITY = "fc"
-CARD_TEXTS = {
-    "title": "Title",
-    "intended_use": "Intended use",
-    "limits": "Limits",
-    "data": "Training data",
-}
-"""Texts every model card holds, and their headings."""
 
 FIELDS = (
     *("format", "format_version", "card", "classes", "threshold", "recipe", "shapes", "head"),
@@ -96,7 +90,7 @@ class ModelBundle:
         beside them ``"unit": "session"``: calibration, threshold and conformal quantiles were fitted on logits pooled
         over all windows of a session, one value a session, as `Predictor` applies them.
     card
-        Model card: the texts of `CARD_TEXTS`, ``demo``, and anything else that is JSON.
+        Model card: the texts of `TEXTS`, ``demo``, and anything else that is JSON.
     encoders
         Modality -> its frozen encoder.
     files
@@ -292,7 +286,7 @@ def _checks(bundle: ModelBundle) -> Iterator[tuple[bool, str]]:
 
 
 def _card_checks(card: Mapping[str, Any]) -> Iterator[tuple[bool, str]]:
-    for name in CARD_TEXTS:
+    for name in TEXTS:
         text = card.get(name)
         yield isinstance(text, str) and bool(text.strip()), f"card: {name} must be a text."
     yield isinstance(card.get("demo"), bool), "card: demo must be true or false."

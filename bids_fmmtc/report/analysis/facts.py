@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from bids_fmmtc.dataset.naming import natural
 from bids_fmmtc.dataset.store import read_record
-from bids_fmmtc.report.kit.values import mapping, read_rows, real, word
+from bids_fmmtc.report.kit.values import read_rows, real, word
+from bids_fmmtc.results.card import ModelCard, document_of
 from bids_fmmtc.results.estimate import Estimate
 from bids_fmmtc.results.evaluation import Evaluation, Part
 from bids_fmmtc.results.measures import Measure
@@ -57,7 +58,7 @@ class Analysis:
     exclusions
         Rows of ``exclusions.tsv``; None where it cannot be read.
     card
-        Model card of its bundle; empty without one.
+        Model card of its bundle; an empty one without.
     problems
         What could not be read, one line each.
     """
@@ -69,7 +70,7 @@ class Analysis:
     readable: bool
     judged: tuple[Judged, ...]
     exclusions: tuple[Mapping[str, str], ...] | None
-    card: Mapping[str, Any]
+    card: ModelCard
     problems: tuple[str, ...]
 
     @property
@@ -131,7 +132,7 @@ def read_analysis(folder: Path) -> Analysis:
     if exclusions is None:
         problems.append("exclusions.tsv is missing or cannot be read: who was left out is not known.")
     judged = tuple(_judged(row) for row in rows or ())
-    card = mapping((read_record(folder / "bundle" / "bundle.json") or {}).get("card"))
+    card = document_of(read_record(folder / "bundle" / "bundle.json")).card
     excluded = None if exclusions is None else tuple(exclusions)
     origin, readable = origin_of(content), bool(content)
     return Analysis(folder.name, folder, origin, evaluation, readable, judged, excluded, card, tuple(problems))

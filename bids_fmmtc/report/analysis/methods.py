@@ -22,7 +22,7 @@ def methods(analysis: Analysis) -> str:
     cited = ["fmmtc"]
     said = [*_features(analysis.origin, cited), *_cohort(analysis), *_judging(analysis, cited)]
     said += [*_explaining(analysis, cited), *_planning(analysis, cited)]
-    versions = ", ".join(f"{name} {number}" for name, number in mapping(analysis.card.get("software")).items())
+    versions = ", ".join(f"{name} {number}" for name, number in analysis.card.software.items())
     if versions:
         said.append(f"Software: {versions}.")
     return f"{' '.join(said)}\n\n{references(cited)}"

@@ -165,7 +165,7 @@ def read_group(root: Path) -> Group:
         problems.append(left_out_words(own.left_out))
     if own is None:
         problems.append("dataset_description.json is missing, or another program made it: the recipe is not known.")
-    demo = is_demo(root) or any(m.get("demo") is True for m in models) or any(a.card.get("demo") for a in analyses)
+    demo = is_demo(root) or any(m.get("demo") is True for m in models) or any(a.card.demo for a in analyses)
     return Group(
         root=root,
         demo=bool(demo or any("demo_model" in s.flags for s in sessions)),

@@ -1,30 +1,13 @@
-"""The model card: what it says, and that nobody's text can change how it is read."""
-
-import math
+"""The model card as Markdown: nobody's text can change how it is read."""
 
 import pytest
+from card_parts import ESTIMATE, FACTS, card_of
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bids_fmmtc.errors import BundleError
-from bids_fmmtc.learning.bundle.card import OPTIONAL, REQUIRED, card_text, plain, scalar, trained_card
-from bids_fmmtc.learning.bundle.load import CARD_TEXTS
+from bids_fmmtc.learning.bundle.card import card_text, plain, scalar
 
 markdown_it = pytest.importorskip("markdown_it", reason="markdown-it-py is not installed")
-
-ESTIMATE = {"value": 0.71234, "low": 0.55, "high": 0.84}
-FACTS = {
-    "title": "Response to duloxetine",
-    "datasets": ["ds000208"],
-    "classes": {"non-responder": 22, "responder": 18},
-    "outcome": "Response >= 20 % on the VAS",
-    "findings": ["The model beats chance.", "It is not shown to beat: motion only."],
-    "metrics": {"auroc": ESTIMATE, "calibration_slope": {"value": 0.9, "low": None, "high": None}},
-    "baselines": {"motion only": {"auroc": ESTIMATE, "mcc": {"value": None, "low": None, "high": None}}},
-    "protocol": {"folds": 5, "inner": {"folds": 5, "penalties": [0.1, 1.0]}},
-    "software": {"numpy": "2.1.0"},
-    "training_command": "bids_fmmtc in out group --outcome '`x` | y'",
-}
 
 
 def document(card, **changes):
@@ -59,55 +42,11 @@ def lines(text):
     return [read(token) for token in tokens(text) if token.type == "inline"]
 
 
-# ------------------------------------------------------------------------------------------------------------- content
-
-
-def test_a_trained_card_has_what_every_card_needs():
-    card = trained_card(FACTS)
-    assert all(isinstance(card[name], str) and card[name].strip() for name in CARD_TEXTS)
-    assert card["demo"] is False
-    assert trained_card({**FACTS, "demo": True})["demo"] is True
-    for part in ("not a medical device", "40 people, 18 of them", "Not validated elsewhere", "outside_reference"):
-        assert part in card["limits"]
-    assert "must not guide the care" in card["intended_use"]
-    assert card["data"] == "40 people (non-responder 22, responder 18) from ds000208. Ages were not read."
-
-
-def test_who_they_were():
-    more = {"sites": {"north": 21, "south": 19}, "ages": [31, 45.2, math.nan, 91], "arms": ["duloxetine"]}
-    data = trained_card({**FACTS, **more})["data"]
-    assert "Arms: duloxetine. Sites: north 21, south 19." in data
-    assert "Age 55 years on average (SD 31, 31 to over 89, known of 3)." in data
-    assert "91" not in data  # so great an age could tell who it is
-    assert "Age 40 years on average (SD 14, 30 to 50)." in trained_card({**FACTS, "ages": [30, 50]})["data"]
-    assert "Ages are not known" in trained_card({**FACTS, "ages": [math.nan, 40]})["data"]
-
-
-def test_other_cohorts_are_named():
-    card = trained_card({**FACTS, "external": {"Szeged": {"auroc": ESTIMATE}}})
-    assert "Tried elsewhere only on: Szeged." in card["limits"]
-    assert "Not validated elsewhere" not in card["limits"]
-
-
-@pytest.mark.parametrize("name", REQUIRED)
-def test_every_required_fact_is_missed(name):
-    with pytest.raises(BundleError, match=rf"lacks \['{name}'\]"):
-        trained_card({k: v for k, v in FACTS.items() if k != name})
-
-
-def test_unknown_facts_and_classes_are_refused():
-    with pytest.raises(BundleError, match="unknown facts \\['author'\\]"):
-        trained_card({**FACTS, "author": "me"})
-    with pytest.raises(BundleError, match="two classes"):
-        trained_card({**FACTS, "classes": {"all": 3}})
-    assert not set(OPTIONAL) & set(REQUIRED)
-
-
 # ------------------------------------------------------------------------------------------------------------ Markdown
 
 
 def test_sections_stand_in_their_order_whatever_that_of_the_card():
-    card = {**trained_card(FACTS), "contact": "a@b", "aim": "x"}
+    card = {**card_of(FACTS), "contact": "a@b", "aim": "x"}
     text = shown(card)
     assert shown(dict(reversed(card.items()))) == text
     headings = [line[3:] for line in text.splitlines() if line.startswith("## ")]
@@ -121,7 +60,7 @@ def test_sections_stand_in_their_order_whatever_that_of_the_card():
 
 
 def test_figures_are_tables_and_settings_lists():
-    text = shown(trained_card(FACTS))
+    text = shown(card_of(FACTS))
     for line in (
         "|  | value | 95 % interval |",
         "| auroc | 0.7123 | 0.55 to 0.84 |",
@@ -142,7 +81,7 @@ def test_figures_are_tables_and_settings_lists():
     ):
         assert line in text.splitlines(), line
     assert [t.type for t in tokens(text)].count("table_open") == 3
-    assert "- Conformal set: none" in shown(trained_card(FACTS), conformal=None, reference=None)
+    assert "- Conformal set: none" in shown(card_of(FACTS), conformal=None, reference=None)
 
 
 def test_deep_and_odd_content_is_shown():
@@ -196,8 +135,8 @@ def test_names_of_others_leave_the_card_whole(name, value):
     facts = {**FACTS, "classes": {f"no {name}": 20, f"yes {name}": 20}, "sites": {name: 40}, "outcome": f"x {value}"}
     facts |= {"baselines": {name: {f"m {name}": ESTIMATE}}, "protocol": {name: [value, {value: name}]}}
     facts["training_command"] = f"x {value}"
-    card = {**trained_card(facts), "zone": value}
-    plain_card = {**trained_card({**facts, **{k: FACTS[k] for k in ("classes", "outcome")}}), "zone": "z"}
+    card = {**card_of(facts), "zone": value}
+    plain_card = {**card_of({**facts, **{k: FACTS[k] for k in ("classes", "outcome")}}), "zone": "z"}
     kinds = ("heading_open", "table_open", "code_block", "html_block", "fence", "hr")
     of = [[t.type for t in tokens(shown(c)) if t.type in kinds] for c in (card, plain_card)]
     assert of[0] == of[1]

@@ -3,12 +3,13 @@ import json
 from group_parts import evaluation, regression, write_analysis
 
 from bids_fmmtc.report.analysis.facts import Analysis, read_analyses, read_analysis, told
+from bids_fmmtc.results.card import ModelCard
 from bids_fmmtc.results.estimate import Estimate
 from bids_fmmtc.results.record import evaluation_of, origin_of
 
 
 def analysis(tmp_path, content):
-    return Analysis("x", tmp_path, origin_of(content), evaluation_of(content), True, (), (), {}, ())
+    return Analysis("x", tmp_path, origin_of(content), evaluation_of(content), True, (), (), ModelCard(), ())
 
 
 def test_an_analysis_is_read_whole(tmp_path):

@@ -5,6 +5,7 @@ from group_parts import evaluation, holding, regression, write_analysis
 
 from bids_fmmtc.report.analysis.facts import read_analysis
 from bids_fmmtc.report.analysis.methods import methods, provenance
+from bids_fmmtc.results.card import ModelCard
 
 
 @pytest.fixture(scope="module")
@@ -13,7 +14,7 @@ def analysis(tmp_path_factory):
 
 
 def test_methods_say_what_was_done_with_the_numbers_of_this_run(analysis):
-    text = methods(replace(analysis, card={"software": {"numpy": "2.4.6", "torch": "2.13"}}))
+    text = methods(replace(analysis, card=ModelCard(software={"numpy": "2.4.6", "torch": "2.13"})))
     for said in (
         *(
             "recipe abc123abc123",
