@@ -20,6 +20,7 @@ from bids_fmmtc.learning.bundle.save import refuse_occupied
 from bids_fmmtc.learning.judging.evaluate import Judgements
 from bids_fmmtc.learning.judging.metrics import CLASSIFICATION, REGRESSION
 from bids_fmmtc.pages import BUNDLE_PAGE
+from bids_fmmtc.plain import Cell, Cells, Columns
 from bids_fmmtc.results.evaluation import (
     PARTS,
     Evaluation,
@@ -37,7 +38,6 @@ from bids_fmmtc.results.verdict import NOISE, found_effect, shown
 EVALUATION, COMPARISON, PREDICTIONS, EXCLUSIONS = "evaluation.json", "comparison", "predictions", "exclusions"
 TRIAL, ATTRIBUTION, BUNDLE = "trial", "attribution", "bundle"
 _TEMPORARY = re.compile(r"\..+\.(tmp|old)")  # of writes that were killed; see dataset.store and learning.save
-Columns = Mapping[str, Mapping[str, Any]]
 
 _WHO: Columns = {
     "participant_id": {"Description": "Participant"},
@@ -47,11 +47,11 @@ _WHO: Columns = {
 _EXCLUSION_COLUMNS: Columns = {**_WHO, "reason": {"Description": "Why it was not learnt from"}}
 
 
-def write_described(stem: Path, description: str, columns: Columns, rows: Iterable[Mapping[str, Any]]) -> None:
+def write_described(stem: Path, description: str, columns: Columns, rows: Iterable[Mapping[str, Cell]]) -> None:
     """Write ``stem.tsv`` and, beside it, ``stem.json`` with what its columns hold."""
     write_table(stem.with_suffix(".tsv"), list(columns), rows)
     about = {"Description": description, "IntendedUse": NOT_A_DEVICE}
-    write_json(stem.with_suffix(".json"), {**about, **{k: dict(v) for k, v in columns.items()}})
+    write_json(stem.with_suffix(".json"), {**about, **columns})
 
 
 def described(columns: Mapping[str, str]) -> Columns:
@@ -120,7 +120,7 @@ def write_evaluation(study: Study, evaluation: Evaluation, command: str) -> None
 def write_comparison(study: Study, models: Mapping[str, Scored]) -> None:
     """Write a row for each contestant, also for those that could not run."""
     metrics = CLASSIFICATION if study.cohort.kind == "classification" else REGRESSION
-    columns: dict[str, Mapping[str, Any]] = {
+    columns: dict[str, Mapping[str, str]] = {
         "model": {"Description": "Name"},
         "text": {"Description": "What it is"},
         "role": {"Description": "model, ablation (a part of it), or baseline (what it must beat)"},
@@ -145,7 +145,7 @@ def write_predictions(study: Study, judged: Judgements) -> None:
     cohort = study.cohort
     probability = cohort.kind == "classification"
     what = "calibrated probability of being a responder" if probability else "predicted outcome"
-    columns: dict[str, Mapping[str, Any]] = {
+    columns: dict[str, Mapping[str, str | Mapping[str, str]]] = {
         **_WHO,
         "outcome": {"Description": study.outcomes.definition},
         "site": {"Description": "Site"},
@@ -216,7 +216,7 @@ def ours(path: PurePosixPath) -> bool:
     return first == BUNDLE or bool(_TEMPORARY.fullmatch(first))
 
 
-def worsened(before: Mapping[str, Any] | None, evaluation: Evaluation, digest: str) -> list[str]:
+def worsened(before: Mapping[str, object] | None, evaluation: Evaluation, digest: str) -> list[str]:
     """Return the parts that failed now and that an earlier run of the same cohort has, by its ``evaluation.json``."""
     if before is None or origin_of(before).cohort_digest != digest:
         return []
@@ -235,7 +235,7 @@ def write_exclusions(study: Study) -> None:
     write_described(study.folder / EXCLUSIONS, "Who was not learnt from, and why", _EXCLUSION_COLUMNS, rows)
 
 
-def _who(key: str, participant: str) -> dict[str, Any]:
+def _who(key: str, participant: str) -> Cells:
     session = Key(key).session
     return {"participant_id": participant, "session_id": None if session is None else f"ses-{session}", "key": key}
 

@@ -75,7 +75,7 @@ class Study:
     setup: Setup
     ledger: Ledger
     digest: str
-    design: Mapping[str, Any]
+    design: Mapping[str, object]
     demo: bool
 
     def with_cohort(self, cohort: Cohort) -> Study:
@@ -124,7 +124,7 @@ def load_study(settings: Settings, work: Path, device: str, say: Say) -> Study:
     )
 
 
-def _design(settings: Settings) -> dict[str, Any]:
+def _design(settings: Settings) -> dict[str, object]:
     asked = settings.group
     return {
         "outcome": asked.outcome,

@@ -56,14 +56,16 @@ def bundle_page(folder: Path) -> str:
     title = card.title or folder.resolve().name
     extra = [(f"s-extra-{i}", heading(name), blocks(sections[name])) for i, name in enumerate(_others(sections), 1)]
     told = {name: blocks(sections.get(name, _NONE)) for name in (*FIRST, "metrics", "protocol", "software")}
-    facts: dict[str, Any] = {
+    parts = [(f"s-{name}", SECTIONS[name], told[name]) for name in FIRST]
+    facts: dict[str, object] = {
         "title": f"Model card, {title}",
         "heading": title,
         "kind": "Model card",
         "demo": card.demo,
         "readable": content is not None,
         "findings": card.findings[:1],
-        "sections": [(f"s-{name}", SECTIONS[name], told[name]) for name in FIRST],
+        "sections": parts,
+        "contents": _contents(parts, extra),
         "forest": attempt("The comparison", performance, card, "performance"),
         "own": told["metrics"],
         "metrics": metric_tables(card),
@@ -76,11 +78,21 @@ def bundle_page(folder: Path) -> str:
         "command": card.training_command,
         "extra": extra,
     }
-    facts["contents"] = [(name, text) for name, text, _ in facts["sections"]]
-    facts["contents"] += [("s-performance", "Performance"), ("s-model", "The model"), ("s-reference", "Reference")]
-    facts["contents"] += [(name, text) for name, text, _ in extra]
-    facts["contents"] += [("s-files", "Files"), ("s-protocol", "Protocol and software")]
     return render("bundle.html", facts)
+
+
+Section = tuple[str, str, Sequence[object]]
+"""Id, heading, blocks."""
+
+
+def _contents(parts: Iterable[Section], extra: Iterable[Section]) -> list[tuple[str, str]]:
+    """Return id and text of what the page links to at its top."""
+    return [
+        *((name, text) for name, text, _ in parts),
+        *(("s-performance", "Performance"), ("s-model", "The model"), ("s-reference", "Reference")),
+        *((name, text) for name, text, _ in extra),
+        *(("s-files", "Files"), ("s-protocol", "Protocol and software")),
+    ]
 
 
 def _others(sections: Iterable[str]) -> list[str]:
@@ -114,11 +126,11 @@ def performance(card: ModelCard, name: str) -> Figure | None:
     return forest(rows, measure, name, "The model beside its baselines", caption)
 
 
-def metric_tables(card: ModelCard, most: int = 4) -> list[dict[str, Any]]:
+def metric_tables(card: ModelCard, most: int = 4) -> list[dict[str, object]]:
     """Return every measure of the model and of what stands beside it as tables narrow enough for paper."""
     shown = {"the model": card.metrics, **card.baselines}
     names = list(dict.fromkeys(name for figures in shown.values() for name in figures))
-    tables = []
+    tables: list[dict[str, object]] = []
     for start in range(0, len(names), most):
         some = names[start : start + most]
         columns = [("what", "what", "text"), *((name, words_of(name), "number") for name in some)]
@@ -192,7 +204,7 @@ def file_rows(folder: Path, files: Mapping[str, Listed]) -> list[dict[str, str]]
 # -------------------------------------------------------------------------------------------------- anything on a card
 
 
-def blocks(value: Any) -> list[dict[str, Any]]:
+def blocks(value: Any) -> list[dict[str, object]]:
     """Return any JSON value as blocks that the template shows: paragraphs, a list, a table, or pairs."""
     if isinstance(value, str):
         return [{"kind": "text", "lines": [p for p in re.split(r"\n\s*\n", value) if p.strip()]}]
@@ -205,7 +217,7 @@ def blocks(value: Any) -> list[dict[str, Any]]:
     return [{"kind": "text", "lines": ["None." if isinstance(value, Mapping | Sequence) else plain(value)]}]
 
 
-def _table(value: Mapping[Any, Any]) -> dict[str, Any] | None:
+def _table(value: Mapping[Any, Any]) -> dict[str, object] | None:
     """Return estimates, or rows of estimates, as a table; None for anything else."""
     if (estimates := estimates_of(value)) is not None:
         columns = [("what", "measure", "text"), ("value", "value (95 % interval)", "number")]

@@ -316,6 +316,6 @@ class Document:
     checksum: str | None = None
 
 
-def document_of(content: Mapping[str, Any] | None) -> Document:
+def document_of(content: Mapping[str, object] | None) -> Document:
     """Return what the content of a ``bundle.json`` says."""
     return from_json(Document, content or {}, "bundle.json", STORED)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Never
 
 from bids_fmmtc.plain import unwritten
 from bids_fmmtc.results.estimate import UNDEFINED, UNTESTED, Estimate, PairedTest
@@ -23,7 +23,7 @@ Row = Mapping[str, str | bool | int | float | None]
 """A row of a table: column -> cell."""
 Metrics = Mapping[str, Estimate]
 """Measure -> estimate."""
-NOTHING: Mapping[str, Any] = MappingProxyType({})
+NOTHING: Mapping[str, Never] = MappingProxyType({})
 PARTS = ("external", "reference_protocol", "bundle", "trial", "explanation")
 """Fields of an evaluation that follow the judgements, each of which may fail alone."""
 
@@ -321,7 +321,7 @@ class Evaluation:
 _NOBODY = Scored()
 
 
-def parts_of(evaluation: Evaluation) -> Mapping[str, Any]:
+def parts_of(evaluation: Evaluation) -> Mapping[str, object]:
     """Return name -> each of `PARTS` that was begun."""
     parts = {name: getattr(evaluation, name) for name in PARTS}
     return {name: part for name, part in parts.items() if part is not None}
@@ -332,7 +332,7 @@ def states(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
     if is_dataclass(value) and not isinstance(value, type):
         if isinstance(status := getattr(value, "status", None), str):
             yield name, status
-        inner: Mapping[str, Any] = {f.name: getattr(value, f.name) for f in fields(value)}
+        inner: Mapping[str, object] = {f.name: getattr(value, f.name) for f in fields(value)}
     else:
         inner = value if isinstance(value, Mapping) else NOTHING
     for key, each in inner.items():

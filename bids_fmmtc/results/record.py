@@ -58,25 +58,25 @@ _KEYS = {"".join(part.capitalize() for part in name.split("_")): name for name i
 """Key in the file -> field: ``RecipeDigest``, ``recipe_digest``."""
 
 
-def stored(origin: Origin, evaluation: Evaluation) -> dict[str, Any]:
+def stored(origin: Origin, evaluation: Evaluation) -> dict[str, object]:
     """Return the content of ``evaluation.json``."""
     fields = to_json(origin)
     return {**{key: fields[name] for key, name in _KEYS.items()}, **to_json(evaluation)}
 
 
-def origin_of(content: Mapping[str, Any] | None) -> Origin:
+def origin_of(content: Mapping[str, object] | None) -> Origin:
     """Return what the content of an ``evaluation.json`` is of."""
     known = {_KEYS[key]: value for key, value in (content or {}).items() if key in _KEYS}
     return from_json(Origin, known, "evaluation.json", STORED)
 
 
-def evaluation_of(content: Mapping[str, Any] | None) -> Evaluation:
+def evaluation_of(content: Mapping[str, object] | None) -> Evaluation:
     """Return what the content of an ``evaluation.json`` holds; nothing at all where there is no content."""
     found = {key: value for key, value in (content or {}).items() if key not in _KEYS}
     return from_json(Evaluation, found, "evaluation.json", STORED)
 
 
-def plan_of(content: Mapping[str, Any] | None) -> TrialPlan | None:
+def plan_of(content: Mapping[str, object] | None) -> TrialPlan | None:
     """Return the plan that a ``trial_plan.json`` holds, which has no status of its own."""
     if not content:
         return None

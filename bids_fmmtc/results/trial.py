@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from bids_fmmtc.errors import UsageError
-from bids_fmmtc.plain import to_json
+from bids_fmmtc.plain import Cells, to_json
 from bids_fmmtc.results.estimate import Estimate
 from bids_fmmtc.results.measures import PRIMARY
 from bids_fmmtc.types import Float64
@@ -149,7 +149,7 @@ class Quantity:
         return cls(value, float(np.fmin(low, value)), float(np.fmax(high, value)), kind)
 
     @classmethod
-    def from_stored(cls, data: Mapping[str, Any]) -> Quantity:
+    def from_stored(cls, data: Mapping[str, object]) -> Quantity:
         """Return the quantity of stored numbers, where one was not finite by the reason; NaN where none is told."""
         ends = {name: _number(data.get(name)) for name in ("value", "low", "high")}
         told = dict(part.partition(": ")[::2] for part in str(data.get("reason", "")).split("; "))
@@ -300,12 +300,12 @@ class TrialPlan:
     enrichment: tuple[Enrichment, ...] = ()
     decision_curve: tuple[CurvePoint, ...] = field(default=(), repr=False)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> dict[str, object]:
         """Return all of it but the status, JSON-ready; None with a reason where a quantity is not finite."""
-        stored: dict[str, Any] = to_json(self)
+        stored: dict[str, object] = to_json(self)
         return {name: value for name, value in stored.items() if name != "status"}
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[Cells]:
         """Return one flat mapping a threshold with the keys of `COLUMNS`, None where there is nothing to say."""
         return [_flat(row) for row in self.enrichment]
 
@@ -346,9 +346,9 @@ COLUMNS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 """Keys of `TrialPlan.rows` in order, described as a BIDS sidecar wants."""
 
 
-def _flat(row: Enrichment) -> dict[str, Any]:
+def _flat(row: Enrichment) -> Cells:
     parts = {part.name: getattr(of, part.name) for of in (row, row.trial) if of is not None for part in fields(of)}
-    flat: dict[str, Any] = dict.fromkeys(COLUMNS)
+    flat: Cells = dict.fromkeys(COLUMNS)
     remarks = list(row.cautions)
     for name, part in parts.items():
         if isinstance(part, Quantity):

@@ -19,7 +19,7 @@ from bids_fmmtc.results.estimate import Estimate
 DEEPEST = 4  # lists below lists; what lies deeper is shown as JSON
 
 
-def card_text(document: Mapping[str, Any], recipe_digest: str) -> str:
+def card_text(document: Mapping[str, object], recipe_digest: str) -> str:
     """Return the model card as Markdown.
 
     Parameters
@@ -30,6 +30,8 @@ def card_text(document: Mapping[str, Any], recipe_digest: str) -> str:
         Digest of its recipe.
     """
     card = document["card"]
+    if not isinstance(card, Mapping):
+        raise ValueError("a card is an object")
     lines = [f"# {plain(card.get('title', ''))}", ""]
     if card.get("demo"):
         lines += ["**Demonstration only: this model predicts nothing about patients.**", ""]

@@ -49,14 +49,14 @@ def save_bundle(  # noqa: PLR0913  (a bundle has that many parts)
     *,
     recipe: Recipe,
     shapes: Mapping[str, Sequence[int]],
-    head_spec: Mapping[str, Any],
+    head_spec: Mapping[str, object],
     head: nn.Module | Mapping[str, Tensor],
     classes: Sequence[str] = ("non-responder", "responder"),
     threshold: float = 0.5,
     calibration: Calibration,
     conformal: Conformal | None = None,
     reference: Reference | None = None,
-    card: Mapping[str, Any],
+    card: Mapping[str, object],
     encoders: Mapping[str, Path | EncoderReference],
     include_encoders: bool = False,
     tangent: TangentReference | None = None,
@@ -188,9 +188,9 @@ def refuse_occupied(root: Path, *, overwrite: bool) -> None:
 
 def _encoder_parts(
     encoders: Mapping[str, Path | EncoderReference], *, included: bool
-) -> tuple[dict[str, Any], dict[str, Path]]:
+) -> tuple[dict[str, object], dict[str, Path]]:
     """Return the JSON of the encoders, and bundle file name -> file to copy where they are included."""
-    references: dict[str, Any] = {}
+    references: dict[str, object] = {}
     sources: dict[str, Path] = {}
     for name, value in sorted(encoders.items()):
         if not NAME.fullmatch(name):
@@ -215,7 +215,9 @@ def _weights_in(folder: Path) -> Path:
         raise BundleError(error.message) from None
 
 
-def _head_bytes(head: nn.Module | Mapping[str, Tensor], spec: Mapping[str, Any], shapes: Mapping[str, Any]) -> bytes:
+def _head_bytes(
+    head: nn.Module | Mapping[str, Tensor], spec: Mapping[str, object], shapes: Mapping[str, object]
+) -> bytes:
     given = head.state_dict() if isinstance(head, nn.Module) else head
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in given.items()}
     if not all(torch.isfinite(tensor).all() for tensor in state.values()):

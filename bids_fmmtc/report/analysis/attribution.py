@@ -135,7 +135,7 @@ def _strongest(ax: Any, plane: Float64, left: float, bottom: float) -> None:
         ax.plot([left + column], [bottom + row], marker=marker, color=colour, markersize=8, markeredgewidth=width)
 
 
-def share_figure(shares: Sequence[Mapping[str, Any]], name: str) -> Figure | None:
+def share_figure(shares: Sequence[Mapping[str, object]], name: str) -> Figure | None:
     """Draw what each input contributes, in two ways, with intervals; None without shares."""
     rows = [row for row in shares if number_of(row.get("share")) is not None]
     if not rows:
@@ -170,7 +170,7 @@ def share_figure(shares: Sequence[Mapping[str, Any]], name: str) -> Figure | Non
         return finish(c, name, "What each input contributes", f"{'. '.join(told)}.", note)
 
 
-def parcel_figure(parcels: Sequence[Mapping[str, Any]], name: str, most: int = 12) -> Figure | None:
+def parcel_figure(parcels: Sequence[Mapping[str, object]], name: str, most: int = 12) -> Figure | None:
     """Draw the top parcels as bars, by the share of differences where it is known; None without parcels."""
     by = "between" if any(number_of(row.get("between")) is not None for row in parcels) else "absolute"
     rows = [(row, value) for row in parcels[:most] if (value := number_of(row.get(by))) is not None]
@@ -194,7 +194,7 @@ def parcel_figure(parcels: Sequence[Mapping[str, Any]], name: str, most: int = 1
         )
 
 
-def _named(row: Mapping[str, Any], end: str = "") -> str:
+def _named(row: Mapping[str, object], end: str = "") -> str:
     name, network = row.get(f"name{end}"), row.get(f"network{end}")
     return f"{name} ({network})" if network else f"{name}"
 
@@ -202,7 +202,7 @@ def _named(row: Mapping[str, Any], end: str = "") -> str:
 # -------------------------------------------------------------------------------------------------------------- tables
 
 
-def parcel_table(parcels: Sequence[Mapping[str, Any]]) -> tuple[Columns, list[dict[str, str]]]:
+def parcel_table(parcels: Sequence[Mapping[str, object]]) -> tuple[Columns, list[dict[str, str]]]:
     """Return columns and rows of the top parcels."""
     columns = [("name", "parcel", "text"), ("network", "network", "text"), ("rank", "rank", "number")]
     columns += [("between", "share of differences", "number"), ("mean", "mean attribution", "number")]
@@ -210,7 +210,7 @@ def parcel_table(parcels: Sequence[Mapping[str, Any]]) -> tuple[Columns, list[di
     return columns, [_cells(row, columns) | {"stability": percent(number_of(row.get("stability")))} for row in parcels]
 
 
-def edge_table(edges: Sequence[Mapping[str, Any]]) -> tuple[Columns, list[dict[str, str]]]:
+def edge_table(edges: Sequence[Mapping[str, object]]) -> tuple[Columns, list[dict[str, str]]]:
     """Return columns and rows of the top edges."""
     columns = [("edge", "edge", "text"), ("networks", "networks", "text"), ("rank", "rank", "number")]
     columns += [("between", "share of differences", "number"), ("mean", "mean attribution", "number")]
@@ -223,7 +223,7 @@ def edge_table(edges: Sequence[Mapping[str, Any]]) -> tuple[Columns, list[dict[s
     return columns, rows
 
 
-def compared_table(rows: Sequence[Mapping[str, Any]]) -> tuple[Columns, list[dict[str, str]]]:
+def compared_table(rows: Sequence[Mapping[str, object]]) -> tuple[Columns, list[dict[str, str]]]:
     """Return columns and rows that set the model on another cohort beside the model on its own."""
     columns = [("what", "what", "text"), ("name", "of", "text"), ("one", "own cohort", "number")]
     columns += [("other", "other cohort", "number"), ("pearson", "correlation", "number")]
@@ -232,14 +232,14 @@ def compared_table(rows: Sequence[Mapping[str, Any]]) -> tuple[Columns, list[dic
     return columns, [_cells(row, columns) for row in rows]
 
 
-def sanity_table(rows: Sequence[Mapping[str, Any]]) -> tuple[Columns, list[dict[str, str]]]:
+def sanity_table(rows: Sequence[Mapping[str, object]]) -> tuple[Columns, list[dict[str, str]]]:
     """Return columns and rows of the comparison with models of random weights."""
     columns = [("map", "map", "text"), ("summary", "by", "text"), ("random_model", "like random weights", "number")]
     columns += [("input_size", "like the input's size", "number"), ("passes", "passes", "text")]
     return columns, [_cells(row, columns) for row in rows]
 
 
-def _cells(row: Mapping[str, Any], columns: Columns) -> dict[str, str]:
+def _cells(row: Mapping[str, object], columns: Columns) -> dict[str, str]:
     found = {}
     for key, _, kind in columns:
         value = row.get(key)

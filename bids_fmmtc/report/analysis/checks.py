@@ -6,8 +6,6 @@ not shown.
 
 from __future__ import annotations
 
-from typing import Any
-
 from bids_fmmtc.report.analysis.facts import Analysis, told
 from bids_fmmtc.report.analysis.forest import ForestRow, forest, interval_text
 from bids_fmmtc.report.kit.page import number
@@ -58,7 +56,7 @@ def _standing(analysis: Analysis, estimate: Estimate | None) -> str:
     return "The interval lies above chance." if better(analysis.evaluation, estimate) else _NOT_BETTER
 
 
-def elsewhere(analysis: Analysis, name: str) -> dict[str, Any]:
+def elsewhere(analysis: Analysis, name: str) -> dict[str, object]:
     """Return other cohorts as figure, table and sentences; empty where there are none."""
     measure = analysis.measure
     rows, table = [], []
@@ -99,7 +97,7 @@ def _adapted_rows(cohort: str, adapted: Adapted | Part | None, measure: Measure)
     ]
 
 
-def protocol(analysis: Analysis) -> dict[str, Any]:
+def protocol(analysis: Analysis) -> dict[str, object]:
     """Return the published protocol's figures, marked; empty where it was not asked for."""
     if analysis.evaluation.reference_protocol is None:
         return {}

@@ -176,7 +176,7 @@ def _shown(value: float | None, *, share: bool) -> str:
     return percent(value) if share else f"{value:,.0f}".replace("-", "−")
 
 
-def plan_table(trial: TrialPlan) -> dict[str, Any]:
+def plan_table(trial: TrialPlan) -> dict[str, object]:
     """Return the reliable thresholds as ``columns`` and ``rows``, their ``cautions``, and how many are ``hidden``.
 
     The row of the model's own threshold is shown in any case. Cautions are marked by letters, since one may hold for

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bids_fmmtc.dataset.derivatives.collate import PREDICTIONS, QUALITY
 from bids_fmmtc.dataset.derivatives.describe import is_demo, own_entry
@@ -104,9 +103,9 @@ class Group:
     attempts: tuple[Trouble, ...]
     recordings: int
     failed: int
-    models: tuple[Mapping[str, Any], ...]
+    models: tuple[Mapping[str, object], ...]
     analyses: tuple[Analysis, ...]
-    recipe: Mapping[str, Any]
+    recipe: Mapping[str, object]
     recipe_digest: str
     version: str
     problems: tuple[str, ...]

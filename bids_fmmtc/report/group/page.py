@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from bids_fmmtc.report.analysis.facts import Analysis
 from bids_fmmtc.report.group.facts import Group, Session, read_group
@@ -12,6 +11,7 @@ from bids_fmmtc.report.group.figures import applied_figure, flow_figure, quality
 from bids_fmmtc.report.group.sections import analysis_view
 from bids_fmmtc.report.kit.page import DASH, number, render
 from bids_fmmtc.report.kit.sheet import attempt, plain
+from bids_fmmtc.report.kit.values import mapping
 from bids_fmmtc.report.kit.words import flag_words
 
 TRAIN = "bids_fmmtc BIDS_DIR OUTPUT_DIR group --outcome COLUMN"
@@ -42,7 +42,7 @@ def group_page(root: Path) -> str:
     for view in views:
         view["shows"] = [key for key in PARTS if shows(view, key)]
     name = root.resolve().name
-    facts: dict[str, Any] = {
+    facts: dict[str, object] = {
         "title": f"Group report, {name}",
         "heading": name,
         "kind": "Group report",
@@ -68,7 +68,7 @@ def group_page(root: Path) -> str:
     return render("group.html", facts)
 
 
-def contents(group: Group, views: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+def contents(group: Group, views: Sequence[Mapping[str, object]]) -> list[tuple[str, str]]:
     """Return id and text of what the page links to at its top."""
     links = [("s-who", "Who is in this dataset")]
     if len(views) == 1:
@@ -80,12 +80,12 @@ def contents(group: Group, views: Sequence[Mapping[str, Any]]) -> list[tuple[str
     return [*links, *((f"s-{key}", text) for key, text in _ALWAYS.items())]
 
 
-def shows(view: Mapping[str, Any], key: str) -> bool:
+def shows(view: Mapping[str, object], key: str) -> bool:
     """Tell whether a part of an analysis has anything to show; an analysis that did not finish has its flow only."""
     return key == "flow" or bool(view["readable"] and (view[key] or key == "permutation"))
 
 
-def overview(views: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def overview(views: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
     """Return a row for each analysis, so that none is picked with the others unseen."""
     return [
         {
@@ -93,7 +93,7 @@ def overview(views: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "outcome": view["outcome"],
             "n": view["n"],
             "headline": view["headline"],
-            "verdict": " ".join(view["verdicts"][:1] or view["problems"][:1]),
+            "verdict": view["lead"],
             "trial": view["trial_verdict"] or DASH,
         }
         for view in views
@@ -127,7 +127,7 @@ def models(group: Group) -> list[dict[str, str]]:
 
 def provenance(group: Group) -> list[tuple[str, str]]:
     """Return what made the features, as far as the dataset tells."""
-    atlas, denoising, windows = (group.recipe.get(name) or {} for name in ("atlas", "denoising", "windows"))
+    atlas, denoising, windows = (mapping(group.recipe.get(name)) for name in ("atlas", "denoising", "windows"))
     return [
         ("Features made with", f"bids_fmmtc {group.version}" if group.version else DASH),
         ("Recipe digest", group.recipe_digest or DASH),
@@ -151,13 +151,13 @@ def columns(analyses: Sequence[Analysis]) -> list[tuple[str, str, str]]:
     return [*found, ("coverage", "coverage", "number"), ("flags", "flags", "text")]
 
 
-def rows(group: Group) -> list[dict[str, Any]]:
+def rows(group: Group) -> list[dict[str, object]]:
     """Return a row for every session and for everybody who has none, with links to pages of participants."""
     values = [{each.key: each.value for each in analysis.judged} for analysis in group.analyses]
     return [_row(session, [own.get(session.key) for own in values]) for session in group.sessions]
 
 
-def _row(session: Session, values: Sequence[float | None]) -> dict[str, Any]:
+def _row(session: Session, values: Sequence[float | None]) -> dict[str, object]:
     quality = session.quality
     link = {"text": session.participant, "href": session.href} if session.href else session.participant
     when = " ".join(each for each in (session.session, session.task and f"task-{session.task}") if each)

@@ -20,11 +20,11 @@ from bids_fmmtc.results.evaluation import NOTHING, Compared, Explanation, Part
 from bids_fmmtc.results.measures import words_of
 from bids_fmmtc.results.verdict import NOISE, found_effect
 
-Table = Mapping[str, Any]
+Table = Mapping[str, object]
 """``columns`` and ``rows`` for the macro ``table``."""
 
 
-def analysis_view(group: Group, analysis: Analysis, prefix: str) -> dict[str, Any]:
+def analysis_view(group: Group, analysis: Analysis, prefix: str) -> dict[str, object]:
     """Return everything that ``analysis.html`` shows; what cannot be drawn is a line of text instead.
 
     Parameters
@@ -59,6 +59,7 @@ def analysis_view(group: Group, analysis: Analysis, prefix: str) -> dict[str, An
         "problems": analysis.problems,
         "readable": analysis.readable,
         "verdicts": list(analysis.evaluation.verdicts),
+        "lead": " ".join(analysis.evaluation.verdicts[:1] or analysis.problems[:1]),
         "trial_verdict": trial_verdict(analysis),
         "measure": measure.words,
         "headline": f"{measure.words} {interval_text(analysis.estimate(measure.name))}",
@@ -161,7 +162,7 @@ def _measures(analysis: Analysis) -> Table:
 # --------------------------------------------------------------------------------------------------- explanation, trial
 
 
-def _explanation(analysis: Analysis, name: str) -> dict[str, Any]:
+def _explanation(analysis: Analysis, name: str) -> dict[str, object]:
     found, why = told(analysis.evaluation.explanation)
     if found is None:
         return {"why": why}
@@ -199,7 +200,7 @@ def _tabled(found: tuple[Any, Any]) -> Table:
     return {"columns": found[0], "rows": found[1]}
 
 
-def _cohort(analysis: Analysis, cohort: str, content: Compared | Part, name: str) -> dict[str, Any]:
+def _cohort(analysis: Analysis, cohort: str, content: Compared | Part, name: str) -> dict[str, object]:
     """Return the model's behaviour on another cohort beside that on its own."""
     folder = analysis.folder / "attribution" / f"cohort-{cohort}"
     whose = short(cohort)
@@ -227,7 +228,7 @@ def _explained_facts(found: Explanation) -> list[tuple[str, str]]:
     return [*pairs, *((f"Baseline of {attribution.input_words(k)}", v) for k, v in found.baseline.items())]
 
 
-def _trial(analysis: Analysis, name: str) -> dict[str, Any]:
+def _trial(analysis: Analysis, name: str) -> dict[str, object]:
     found, why = told(analysis.trial)
     if found is None:
         return {"why": why}

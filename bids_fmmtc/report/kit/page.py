@@ -81,7 +81,7 @@ def percent(value: Any, digits: int = 0) -> str:
     return DASH if value is None or value != value else f"{number(100 * value, digits)} %"  # noqa: PLR0124
 
 
-def between(estimate: Mapping[str, Any] | None, digits: int = 2) -> str:
+def between(estimate: Mapping[str, object] | None, digits: int = 2) -> str:
     """Return ``value (low to high)`` of an estimate."""
     if not estimate or estimate.get("value") is None:
         return DASH

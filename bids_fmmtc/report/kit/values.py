@@ -35,12 +35,12 @@ def word(text: str | None) -> str | None:
     return None if text in (None, "", MISSING) else text
 
 
-def mapping(value: Any) -> Mapping[str, Any]:
+def mapping(value: Any) -> Mapping[str, object]:
     """Return a JSON object, an empty one where something else stands."""
     return value if isinstance(value, Mapping) else {}
 
 
-def mappings(value: Any) -> list[Mapping[str, Any]]:
+def mappings(value: Any) -> list[Mapping[str, object]]:
     """Return the objects of a JSON list."""
     return [each for each in value if isinstance(each, Mapping)] if isinstance(value, Sequence) else []
 
