@@ -6,7 +6,6 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +18,7 @@ from bids_fmmtc.errors import RecipeError
 from bids_fmmtc.plain import Json, Strictness, from_json
 from bids_fmmtc.quality import Quality, quality_in
 from bids_fmmtc.recipe import Recipe
-from bids_fmmtc.report.kit.values import read_rows, real
+from bids_fmmtc.report.kit.values import number_of, read_rows, real, texts
 
 Float64 = NDArray[np.float64]
 
@@ -117,7 +116,7 @@ class SessionFacts:
     key: str
     recordings: tuple[RecordingFacts, ...]
     row: Mapping[str, str] | None = None
-    sidecar: Mapping[str, Any] = field(default_factory=dict)
+    sidecar: Mapping[str, Json] = field(default_factory=dict)
 
     @property
     def predicted(self) -> bool:
@@ -128,6 +127,16 @@ class SessionFacts:
     def probability(self) -> float | None:
         """Calibrated P(responder)."""
         return None if self.row is None else number_in(self.row, "fmmtc_probability")
+
+    @property
+    def threshold(self) -> float | None:
+        """From which probability on the second class is predicted."""
+        return number_of(self.sidecar.get("Threshold"))
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of both."""
+        return texts(self.sidecar.get("Classes")) or ["non-responder", "responder"]
 
     @property
     def per_window(self) -> tuple[float, ...]:
@@ -230,9 +239,9 @@ def atlas_facts(root: Path, name: str) -> AtlasFacts:
     return AtlasFacts(name)
 
 
-def _predictions(root: Path, label: str) -> list[tuple[str, tuple[Mapping[str, str], Mapping[str, Any]]]]:
+def _predictions(root: Path, label: str) -> list[tuple[str, tuple[Mapping[str, str], Mapping[str, Json]]]]:
     """Return key, row and sidecar of each prediction of a participant."""
-    found: list[tuple[str, tuple[Mapping[str, str], Mapping[str, Any]]]] = []
+    found: list[tuple[str, tuple[Mapping[str, str], Mapping[str, Json]]]] = []
     for path in sorted((root / f"sub-{label}").rglob("func/*_desc-fmmtc_prediction.tsv")):
         rows = read_rows(path) or []
         if rows:

@@ -10,17 +10,16 @@ from bids_fmmtc.keys import Key
 from bids_fmmtc.report.kit.figure import BLUE, GRID, INK, MUTED, ORANGE, PAPER, Figure, finish
 from bids_fmmtc.report.kit.page import number
 from bids_fmmtc.report.kit.sheet import counted, key_below, sheet
-from bids_fmmtc.report.kit.values import number_of
 from bids_fmmtc.report.participant.facts import SessionFacts
 
 
 def scale_figure(session: SessionFacts, name: str) -> Figure | None:
     """Draw the calibrated probability on its scale, with the span of its windows and the threshold."""
-    p, threshold = session.probability, number_of(session.sidecar.get("Threshold"))
+    p, threshold = session.probability, session.threshold
     if p is None:
         return None
     windows = np.array(session.per_window)
-    classes = [str(c) for c in session.sidecar.get("Classes", ("non-responder", "responder"))]
+    classes = session.classes
     with sheet(1.45, left=0.15, bottom=0.5) as c:
         ax = c.subplots()
         ax.axhline(0, color=GRID, linewidth=7, solid_capstyle="butt", zorder=0)
@@ -59,7 +58,7 @@ def scale_figure(session: SessionFacts, name: str) -> Figure | None:
 
 def windows_figure(session: SessionFacts, name: str) -> Figure | None:
     """Draw the probability of each window over the time of its run."""
-    windows, threshold = session.per_window, number_of(session.sidecar.get("Threshold"))
+    windows, threshold = session.per_window, session.threshold
     if len(windows) < 2:
         return None
     spans = _spans(session, len(windows))
@@ -103,7 +102,7 @@ def position_figure(session: SessionFacts, name: str) -> Figure | None:
     p = session.probability
     if not isinstance(counts, dict) or not counts or p is None:
         return None
-    classes = [str(c) for c in session.sidecar.get("Classes", ("non-responder", "responder"))]
+    classes = session.classes
     table = np.array([[int(of.get(k, 0)) for k in classes] for of in counts.values()])
     lower = np.arange(len(table)) / len(table)
     with sheet(2.5, bottom=0.75, top=0.25) as c:

@@ -10,7 +10,7 @@ from bids_fmmtc.modalities import about
 from bids_fmmtc.recipe import Denoising, Recipe
 from bids_fmmtc.report.kit.references import references
 from bids_fmmtc.report.kit.sheet import plain
-from bids_fmmtc.report.kit.values import mappings
+from bids_fmmtc.report.kit.values import mapping, mappings
 from bids_fmmtc.report.kit.words import listed
 from bids_fmmtc.report.participant.facts import ParticipantFacts
 
@@ -114,7 +114,7 @@ def _prediction(facts: ParticipantFacts, cited: list[str]) -> Iterator[str]:
     yield (
         f"A trained model ({plain(found.get('ModelName'))}, digest {str(found.get('BundleDigest', ''))[:12]}) gave "
         "each window two logits; their difference was averaged over all windows of a session and calibrated once "
-        f"(kind: {plain((found.get('Calibration') or {}).get('kind'))})."
+        f"(kind: {plain(mapping(found.get('Calibration')).get('kind'))})."
     )
     conformal = found.get("Conformal")
     if isinstance(conformal, dict):

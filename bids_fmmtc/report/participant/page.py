@@ -133,10 +133,8 @@ def _sentences(session: SessionFacts) -> list[str]:
                         "can be excluded.")  # fmt: skip
         caution = sidecar.get("ConformalCaution")
         said += [caution] if isinstance(caution, str) and caution != "n/a" else []
-    side = "at or above" if session.probability >= float(sidecar.get("Threshold") or 0) else "below"
-    said.append(
-        f"It lies {side} the model's threshold of {number(sidecar.get('Threshold'))}: {row.get('fmmtc_label', '')}."
-    )
+    side = "at or above" if session.probability >= (session.threshold or 0) else "below"
+    said.append(f"It lies {side} the model's threshold of {number(session.threshold)}: {row.get('fmmtc_label', '')}.")
     return said
 
 
