@@ -221,7 +221,7 @@ def wait_for_child_of(label: str, root: Path) -> int:
         found = processes("bids_fmmtc.participant", str(root), f"/sub-{label}/task.json")
         if found:
             return found[0]
-        time.sleep(0.005)
+        time.sleep(0.02)
     raise AssertionError(f"no process for sub-{label} appeared")
 
 
