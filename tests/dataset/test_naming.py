@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bids_fmmtc.dataset.naming import Image, is_text, natural, padded_otherwise, printable, some, told_padding, unpadded
+from bids_fmmtc.dataset.naming import (
+    Image,
+    is_text,
+    natural,
+    padded_otherwise,
+    preference,
+    printable,
+    some,
+    told_padding,
+    unpadded,
+)
 
 
 def image(extension=".nii.gz", **labels):
@@ -85,3 +95,13 @@ def test_any_name_is_shown_on_one_line_of_text(name, shown):
     assert printable(name) == some([name]) == shown
     assert shown.encode()
     assert is_text(name) == (name.encode(errors="replace").decode() == name)
+
+
+def test_the_atlass_own_grid_is_wanted_first_then_the_images_own():
+    one, two = ("MNI152NLin6Asym", "MNI152NLin2009cAsym")
+    wanted = [
+        *(image(space=one, res="2"), image(space=one), image(space=one, res="1"), image(space=one, res="10")),
+        *(image(space=two, res="02"), image(space=two, extension=".nii")),
+    ]
+    shuffled = [wanted[i] for i in (3, 5, 0, 4, 2, 1)]
+    assert sorted(shuffled, key=lambda each: preference(each, (one, two))) == wanted

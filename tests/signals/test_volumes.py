@@ -98,6 +98,19 @@ def test_clips_are_those_of_a_plain_computation_in_memory(tmp_path, masked, tr):
         np.testing.assert_allclose(clip, expected[i * 5 : i * 5 + 5], atol=2e-4)
 
 
+def test_the_scale_is_the_unbiased_one_of_all_foreground_values(tmp_path):
+    data, inside = brain(n=2)
+    header = read_header(save(tmp_path / "b.nii.gz", data, tr=FORM.seconds))
+    placed = place_image(header, inside, FORM)
+    sums, values = FrameSums(placed, header), []
+    for raw in frames(header):
+        sums.add(raw)
+        values.append(placed.volume(raw, header).astype(float))
+    values = np.concatenate(values)
+    scale = sums.scale(clocks_of(np.ones(2, bool), FORM.seconds, FORM.seconds))
+    assert (scale.mean, scale.sd) == pytest.approx((values.mean(), values.std(ddof=1)), rel=1e-8)
+
+
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_how_the_axes_are_stored_does_not_matter(tmp_path, order):
     data, mask = brain(n=8)
