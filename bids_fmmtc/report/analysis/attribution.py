@@ -18,6 +18,7 @@ from bids_fmmtc.report.kit.page import number, percent
 from bids_fmmtc.report.kit.sheet import key_below, plain, room, sheet, short
 from bids_fmmtc.report.kit.values import number_of
 from bids_fmmtc.results.estimate import Estimate
+from bids_fmmtc.results.measures import words_of
 
 N_SLICES, _ACROSS = 6, 3
 MOST_VOXELS = 20_000_000
@@ -227,7 +228,7 @@ def compared_table(rows: Sequence[Mapping[str, object]]) -> tuple[Columns, list[
     """Return columns and rows that set the model on another cohort beside the model on its own."""
     columns = [("what", "what", "text"), ("name", "of", "text"), ("one", "own cohort", "number")]
     columns += [("other", "other cohort", "number"), ("pearson", "correlation", "number")]
-    columns += [("spearman", "rank correlation", "number"), ("top_shared", "top ones shared", "number")]
+    columns += [("spearman", words_of("spearman"), "number"), ("top_shared", "top ones shared", "number")]
     columns += [("top_by_chance", "by chance", "number")]
     return columns, [_cells(row, columns) for row in rows]
 
