@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from nobody import closed, open_folder
 
-from bids_fmmtc.dataset.folders import Sidecars, entries, find_derivatives, refuse_absent
+from bids_fmmtc.dataset.folders import Sidecars, entries, find_derivatives, odd_folders, refuse_absent
 from bids_fmmtc.dataset.naming import Image
 from bids_fmmtc.errors import DataError, FmmtcError, InputError, MissingInputError, RepetitionTimeError
 
@@ -272,3 +272,10 @@ def test_a_path_that_is_no_utf8_is_refused_by_name(tmp_path):
     describe(odd, **by("fMRIPrep"))
     with pytest.raises(InputError, match=r"caf\\xe9 is not UTF-8 text"):
         find_derivatives(odd)
+
+
+def test_folders_that_begin_as_a_participants_and_hold_no_label_are_listed(tmp_path):
+    for name in ("sub-01", "sub-a_b", "sub-", "submarine", "sub-02"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "sub-x.y").touch()
+    assert sorted(odd_folders([tmp_path, tmp_path / "absent"])) == ["sub-", "sub-a_b"]

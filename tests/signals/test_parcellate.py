@@ -228,13 +228,13 @@ def test_least_coverage_loses_whole_parcels(write_bold, grid_of, brain):
 
 
 @pytest.mark.parametrize("slope", [np.nan, 0.5, -2.0])
-@pytest.mark.parametrize("offset", [0, 10_000])
-def test_tsnr_is_the_median_over_labelled_voxels(write_bold, grid_of, brain, slope, offset):
+@pytest.mark.parametrize(("offset", "inter"), [(0, 0.0), (10_000, 0.0), (10_000, 900.0)])
+def test_tsnr_is_the_median_over_labelled_voxels(write_bold, grid_of, brain, slope, offset, inter):
     _, labels, raw = brain
     raw = raw + np.int16(offset)
     raw[1] = 0
     raw[2] = 7  # constant: no temporal SNR
-    path = write_bold(raw, slope=slope, inter=0.0)
+    path = write_bold(raw, slope=slope, inter=inter)
     data = nib.load(path).get_fdata()[labels > 0]
     data = data[data.std(axis=1) > 0]
     expected = np.median(np.abs(data.mean(axis=1)) / data.std(axis=1))

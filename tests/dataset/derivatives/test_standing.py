@@ -126,3 +126,13 @@ def test_results_in_another_space_stand_and_nothing_is_known_of_their_input(reco
     recording.bold.write_bytes(b"the image in space S, not the one they were made of")
     (found,) = standing(recording, layout)
     assert (found.record, found.changed) == (other, ())
+
+
+def test_of_one_recording_one_result_stands_and_of_a_participant_all(recording, layout, record):
+    """Where nothing of a participant could be found its label is all that a failure has: everything of it stands."""
+    one, other = (record.with_name(record.name.replace("space-S", f"space-{space}")) for space in "TU")
+    other.write_bytes(record.read_bytes())
+    record.rename(one)
+    assert [found.record for found in standing(recording, layout)] == [one]
+    whole = find_standing("sub-01", None, layout, layout.folder("01", None), Recipe())
+    assert [found.record for found in whole] == [one, other]
