@@ -48,6 +48,16 @@ def expected_distances(x, new, k):
     return [distance(*coordinates(row, mean, basis), np.full(n, fill_value=True)) / limit for row in new]
 
 
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_the_unit_of_an_embedding_does_not_matter(unit):
+    rng = np.random.default_rng(5)
+    x, new = draw(rng, 16, 60), draw(rng, 4, 60, noise=2)
+    one, other = Novelty.fit(x), Novelty.fit(unit * x)
+    np.testing.assert_allclose(
+        [other.distance(unit * row) for row in new], [one.distance(row) for row in new], rtol=1e-3
+    )
+
+
 @pytest.mark.parametrize(("n", "size", "most"), [(8, 40, 2), (13, 400, 3), (20, 50, 5)])
 def test_distances_are_what_the_definition_says(n, size, most):
     rng = np.random.default_rng(n)
