@@ -18,7 +18,7 @@ _CONNECTIVITY = {
     "pearson": "Pearson correlation",
     "partial": "partial correlation",
     "tangent": "covariance, projected to tangent space (Varoquaux et al. 2010)",
-    "gram": "the Gram matrix of standardised series",
+    "gram": "Gram matrix of standardised series",
 }
 
 

@@ -92,6 +92,7 @@ def test_a_weighted_sum_is_divided_among_parcels_as_it_was_made():
     assert abs(gain[window.labels == 0].sum()) > 1e-3
     assert found.parcels is found.edges is found.parcels_time is None
     np.testing.assert_array_equal(found.combined, found.volumes)
+    assert found.inputs[VOLUMES].shape == found.volumes.shape  # what lies in no parcel is in neither
     moved = np.abs(x - rest).mean(axis=(0, 1))
     inside = (window.labels == 1) & ~EDGE
     assert found.inputs[VOLUMES][0] == pytest.approx(moved[inside].mean(), rel=1e-5)
