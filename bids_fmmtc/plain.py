@@ -11,7 +11,7 @@ import dataclasses
 import enum
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import PurePath
@@ -164,11 +164,11 @@ def _dataclass(kind: Any, data: Any, where: str, how: Strictness) -> Any:
         if how.drop is None:
             raise how.wrong(line)
         how.drop(line)
-    required = _required(kind)
-    for name in required - data.keys():
-        raise how.wrong(f"{where}: field {name} is missing.")
+    required = _required(kind)  # a list: the field that is named is the first, not one by the order of a set
+    if missing := [name for name in required if name not in data]:
+        raise how.wrong(f"{where}: field {missing[0]} is missing.")
     values = _fitting({name: (hints[name], v) for name, v in data.items() if name in hints}, where, how)
-    for name in required & (data.keys() - values.keys()):  # forgiven, if nothing can stand for them
+    for name in [name for name in required if name not in values]:  # forgiven, if nothing can stand for them
         if NoneType not in get_args(hints[name]):
             raise how.wrong(f"{where}.{name}: nothing that fits is stored.")
         values[name] = None
@@ -180,10 +180,10 @@ def _dataclass(kind: Any, data: Any, where: str, how: Strictness) -> Any:
         raise how.wrong(f"{where}: {error}.") from None
 
 
-def _required(kind: Any) -> Set[str]:
+def _required(kind: Any) -> list[str]:
     """Return the names of fields without a default, in their order."""
     missing = dataclasses.MISSING
-    return dict.fromkeys(f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is missing).keys()
+    return [f.name for f in dataclasses.fields(kind) if f.default is f.default_factory is missing]
 
 
 def _fitting(entries: Mapping[str, tuple[Any, Any]], where: str, how: Strictness) -> dict[str, Any]:
