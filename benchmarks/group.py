@@ -76,7 +76,7 @@ def cohort(grid):
 
 
 def data(grid):
-    from bids_fmmtc.learning import evaluate  # noqa: F401
+    from bids_fmmtc.learning.judging import evaluate  # noqa: F401
 
     return {"people": len(cohort(grid)), "work_cpu_s": 0.0}
 

@@ -169,18 +169,19 @@ def top_planted(cohort, effect, n, seed):
     """Return how many of the 20 top parcels of the group attribution are planted ones; a window of each person."""
     from bids_fmmtc.learning.bundle.predict import filled_head
     from bids_fmmtc.learning.explaining.attribution import COMBINED, TOP, group_attribution
-    from bids_fmmtc.learning.explaining.explain import Explainer, SeriesPath, mean_features
+    from bids_fmmtc.learning.explaining.explain import Explainer, mean_features
+    from bids_fmmtc.learning.explaining.paths import SeriesPath
     from bids_fmmtc.modalities.brainlm import BrainLMModality
     from bids_fmmtc.modalities.token_order import TokenOrder
 
     parts = final_model(linear(cohort), cohort, Inner(), "model").fitted.head()
     head = filled_head(parts.spec, parts.shapes, parts.state).eval()
     path = SeriesPath(BrainLMModality(planted.encoder(), TokenOrder()), planted.XYZ, "global_sd")
-    explainer = Explainer(head, mean_features({name: cohort.arrays[name] for name in BOTH}), None, path)
+    explainer = Explainer(head, mean_features({name: cohort.arrays[name] for name in BOTH}), None, (path,))
     found = []
     for i, (values, _, _) in enumerate(planted.recordings(n, effect, seed=seed)):
         first = {name: cohort.arrays[name][i][:1] for name in BOTH}
-        found.append(explainer.explain(cohort.keys[i], first, planted.cut(values)[:1]))
+        found.append(explainer.explain(cohort.keys[i], first, {"brainlm": planted.cut(values)[:1]}))
     top = group_attribution(found).maps[COMBINED].order[:TOP]
     return int(np.isin(top, planted.PLANTED).sum())
 
@@ -261,7 +262,7 @@ def network(options):
         judged = cross_validate(learner, cohort, scheme.divisions(cohort), scheme.inner, "network")
         row = {"effect": effect, "cpu_s": time.process_time() - start}
         row |= {name: value_of(name, cohort.y, judged) for name in (*AREAS, "mcc")}
-        row["epochs"] = [s["epochs"] for s in judged.settings[0]]
+        row["epochs"] = [s.epochs for s in judged.settings[0]]
         rows.append(row)
         say(json.dumps(row))
     return rows

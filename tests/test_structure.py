@@ -542,6 +542,16 @@ def test_deadlines_follow_the_machine(name):
     )
 
 
+@pytest.mark.parametrize("path", sorted((PACKAGE.parent / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_imports_what_is_there(path):
+    """Most import inside functions, which no test runs."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "") in MODULES:
+            there = set(re.findall(r"\w+", (PACKAGE / MODULES[node.module]).read_text(encoding="utf-8")))
+            absent = {a.name for a in node.names if f"{node.module}.{a.name}" not in MODULES} - there
+            assert not absent, f"line {node.lineno}: {node.module} has no {absent}"
+
+
 def test_exceptions_are_still_exceptions():
     assert WITHOUT_TESTS.keys() <= TREES.keys()
     assert not [n for n in WITHOUT_TESTS if not n.startswith("__") and TREES[n].body[1:]]
