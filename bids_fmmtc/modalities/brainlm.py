@@ -408,7 +408,7 @@ class BrainLM(nn.Module):
 
     def _initialise(self) -> None:
         if self.vit.embeddings.cls_token.is_meta:
-            return  # shapes only: there is nothing to fill, and torch would import its compiler for it, 1.7 s a process
+            return  # shapes only: there is nothing to fill, and torch would import its compiler for it, 1.5 s a process
         std = self.config.initializer_range
         for name, module in self.named_modules():
             encoder = name.startswith("vit.")
