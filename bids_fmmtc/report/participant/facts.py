@@ -168,6 +168,10 @@ class ParticipantFacts:
     sessions: tuple[SessionFacts, ...]
     atlas: AtlasFacts
     description: Mapping[str, Json]
+    own: Own | None
+    """Entry of this program under ``GeneratedBy``: version and recipe."""
+    recipe: Recipe | None
+    """Every choice on the way from image to features; None where it is not told."""
     explained: tuple[tuple[str, Path], ...] = ()
     """Analysis and folder of each attribution of this participant."""
 
@@ -175,11 +179,6 @@ class ParticipantFacts:
     def demo(self) -> bool:
         """Whether data or model are the demonstration's."""
         return is_demo(self.root) or any(s.sidecar.get("DemoModel") is True for s in self.sessions)
-
-    @property
-    def own(self) -> Own | None:
-        """Entry of this program under ``GeneratedBy``: version and recipe."""
-        return own_in(self.description)
 
     @property
     def version(self) -> str | None:
@@ -190,16 +189,6 @@ class ParticipantFacts:
     def left_out(self) -> tuple[str, ...]:
         """Encoders without features since their weights were not there."""
         return () if self.own is None else self.own.left_out
-
-    @property
-    def recipe(self) -> Recipe | None:
-        """Every choice on the way from image to features; None where it is not told."""
-        if self.own is None:
-            return None
-        try:
-            return from_json(Recipe, self.own.recipe, "recipe", Strictness(RecipeError, drop=lambda _: None))
-        except RecipeError:
-            return None
 
 
 def participant_facts(root: Path, label: str) -> ParticipantFacts:
@@ -221,9 +210,20 @@ def participant_facts(root: Path, label: str) -> ParticipantFacts:
         row, sidecar = predictions.get(key, (None, {}))
         sessions.append(SessionFacts(key, tuple(r for r in records if r.record.key.of_session == key), row, sidecar))
     description = read_record(root / "dataset_description.json") or {}
-    facts = ParticipantFacts(root, label, tuple(sessions), AtlasFacts(""), description, _explained(root, keys))
-    name = "" if facts.recipe is None else facts.recipe.atlas.name
-    return ParticipantFacts(root, label, facts.sessions, atlas_facts(root, name), description, facts.explained)
+    own = own_in(description)
+    recipe = _recipe(own)
+    atlas = atlas_facts(root, "" if recipe is None else recipe.atlas.name)
+    explained = _explained(root, keys)
+    return ParticipantFacts(root, label, tuple(sessions), atlas, description, own, recipe, explained)
+
+
+def _recipe(own: Own | None) -> Recipe | None:
+    if own is None:
+        return None
+    try:
+        return from_json(Recipe, own.recipe, "recipe", Strictness(RecipeError, drop=lambda _: None))
+    except RecipeError:
+        return None
 
 
 def atlas_facts(root: Path, name: str) -> AtlasFacts:
